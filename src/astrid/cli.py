@@ -1,0 +1,167 @@
+"""`astrid …`: parses and calls; every verb is a plain function in `astrid.commands`, imported when it is asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from astrid import __version__
+from astrid.core.errors import AstridError
+from astrid.core.runtime import configure_logging
+
+CONF = Path("conf")
+PARAMS = Path("params.yaml")
+INTERRUPTED = 130
+
+existing = click.Path(path_type=Path)  # existence is checked where the file is read, with a sentence of our own
+target = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="astrid")
+@click.option("--json-logs", is_flag=True, help="Log one JSON object a line to standard error.")
+def cli(json_logs: bool) -> None:
+    """From raw telescope images to a deployed real/bogus classifier for supernovae."""
+    configure_logging(json_logs=json_logs)
+
+
+def _settings(section: type[Any], key: str, overrides: tuple[str, ...] = ()) -> Any:
+    """A section of the configuration: from conf/ when overrides are given or params.yaml is absent, else from params.yaml."""
+    from astrid.config.validate import validate
+
+    if PARAMS.exists() and not overrides:
+        from astrid.stages.common import settings
+
+        return settings(section, key)
+    from astrid.config.compose import compose
+    from astrid.config.locate import conf_folder
+
+    values: Any = compose(conf_folder(), overrides)
+    for step in key.split("."):
+        values = values[step]
+    return validate(section, values, path=key)
+
+
+@cli.command()
+def doctor() -> None:
+    """Say what is installed, which accelerators and compilers are found, and which stores answer."""
+    from astrid.commands.doctor import doctor as run
+
+    raise SystemExit(run())
+
+
+@cli.command()
+@click.option("--check", is_flag=True, help="Write nothing; exit 2 when params.yaml is stale.")
+@click.option("--conf", type=existing, default=CONF, show_default=True, help="Folder of the configuration groups.")
+@click.argument("overrides", nargs=-1)
+def params(check: bool, conf: Path, overrides: tuple[str, ...]) -> None:
+    """Compose conf/ into params.yaml. OVERRIDES are Hydra's, e.g. split=temporal train.epochs=5."""
+    from astrid.commands.params import params as run
+
+    run(conf, PARAMS, overrides, check=check)
+
+
+@cli.command()
+@click.argument("science", type=existing)
+@click.argument("reference", type=existing)
+@click.option("-o", "--output", type=target, required=True, help="Difference product to write (FITS).")
+@click.option("--science-psf", type=existing, help="PSF stamp of the science image; estimated when absent.")
+@click.option("--reference-psf", type=existing, help="PSF stamp of the reference; estimated when absent.")
+@click.option("--science-noise", type=existing, help="1-sigma noise image of the science image.")
+@click.option("--reference-noise", type=existing, help="1-sigma noise image of the reference.")
+@click.option("--science-mask", type=existing, help="Mask of the science image, non-zero = bad.")
+@click.option("--reference-mask", type=existing, help="Mask of the reference, non-zero = bad.")
+@click.option("--picture", type=target, help="Also write a PNG of science, reference, difference and score.")
+@click.option("-S", "--set", "overrides", multiple=True, help="Change a setting, e.g. imaging.difference.allow_cross_mission=true.")
+def subtract(science: Path, reference: Path, output: Path, overrides: tuple[str, ...], **companions: Path | None) -> None:
+    """Calibrate, align and properly subtract one pair of FITS images."""
+    from astrid.commands.subtract import subtract as run
+    from astrid.config.schema import ImagingConfig
+
+    imaging = _settings(ImagingConfig, "imaging", overrides)
+    run(science, reference, output, calibrate=imaging.calibrate, difference=imaging.difference, **companions)
+
+
+@cli.command()
+@click.argument("product", type=existing)
+@click.option("-o", "--output", type=target, required=True, help="Candidate table to write (Parquet).")
+@click.option("--triplets", type=click.Path(path_type=Path, file_okay=False), help="Also write 63x63 triplets into this folder.")
+@click.option("--picture", type=target, help="Also write a PNG of the candidates over the score image.")
+@click.option("-S", "--set", "overrides", multiple=True, help="Change a setting, e.g. candidates.threshold=6.")
+def detect(product: Path, output: Path, triplets: Path | None, picture: Path | None, overrides: tuple[str, ...]) -> None:
+    """Find, measure and tag the candidates of one difference product."""
+    from astrid.commands.detect import detect as run
+    from astrid.config.schema import CandidatesConfig
+
+    run(product, output, cfg=_settings(CandidatesConfig, "candidates", overrides), triplets=triplets, picture=picture)
+
+
+@cli.command()
+@click.argument("image", type=existing)
+@click.option("-o", "--output", type=target, required=True, help="Image with the transients added (FITS).")
+@click.option("--truth", type=target, required=True, help="Truth table to write (Parquet).")
+@click.option("-n", "--number", type=click.IntRange(min=1), default=50, show_default=True, help="Transients to add.")
+@click.option("--snr", type=(float, float), default=(4.0, 40.0), show_default=True, help="Range of matched-filter S/N.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of positions and fluxes.")
+@click.option("--psf", type=existing, help="PSF stamp; estimated when absent.")
+@click.option("--noise", type=existing, help="1-sigma noise image.")
+def inject(image: Path, output: Path, truth: Path, number: int, snr: tuple[float, float], seed: int, psf: Path | None, noise: Path | None) -> None:
+    """Add point sources of known flux to an image, with a truth table."""
+    from astrid.commands.inject import inject as run
+    from astrid.config.schema import ImagingConfig
+
+    calibrate = _settings(ImagingConfig, "imaging").calibrate
+    run(image, output, truth, number=number, snr=snr, seed=seed, psf=psf, noise=noise, calibrate=calibrate)
+
+
+@cli.command()
+@click.argument("inputs", type=existing, nargs=-1, required=True)
+@click.option("-o", "--output", type=target, required=True, help="Score table to write (Parquet).")
+@click.option("--model", default="models/export", show_default=True, help="Model folder, or models:/NAME@ALIAS of the registry.")
+@click.option("--batch", type=click.IntRange(min=1), default=256, show_default=True, help="Triplets a batch.")
+@click.option("--evidence", type=existing, help="Table of independent evidence, to report how the scores rank it.")
+@click.option("--report", type=target, default="reports/alerts.json", show_default=True, help="Where the ranking is written.")
+def score(inputs: tuple[Path, ...], output: Path, model: str, batch: int, evidence: Path | None, report: Path) -> None:
+    """Score alerts (Avro files, folders, archives), triplet stores or difference products."""
+    from astrid.commands.score import score as run
+
+    run(list(inputs), output, model=model, batch=batch, evidence=evidence, report=report)
+
+
+@cli.group()
+def registry() -> None:
+    """The model registry."""
+
+
+@registry.command("list")
+def registry_list() -> None:
+    """List registered models with their aliases, metrics and digests."""
+    from astrid.commands.registry import list_models as run
+
+    run()
+
+
+def main() -> None:
+    """Entry point: an `AstridError` is one sentence and exit code 2; anything else is a defect and keeps its traceback."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    try:
+        cli.main(standalone_mode=False)
+    except AstridError as error:
+        print(f"astrid: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except click.exceptions.Exit as stop:
+        raise SystemExit(stop.exit_code) from None
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(2) from None
+    except (click.Abort, KeyboardInterrupt):
+        print("astrid: interrupted.", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""`astrid doctor`: what this machine has, and in one line each what is missing and what that costs."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+REQUIRED = (
+    "numpy", "scipy", "pandas", "pyarrow", "astropy", "photutils", "reproject", "astroquery", "sep", "astroscrappy", "pyfftw", "galsim",
+    "torch", "torchvision", "scikit-learn", "onnx", "onnxruntime", "onnxscript", "mlflow", "dvc", "hydra-core", "optuna", "fastavro", "cramjam",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. `state`: "ok", "absent" (optional, said plainly) or "broken" (AstrID cannot work)."""
+
+    topic: str
+    state: str
+    detail: str
+
+
+def doctor() -> int:
+    """Print the findings and return the exit code: 0 when everything that AstrID needs is there, 2 otherwise."""
+    findings = [finding for check in CHECKS for finding in check()]
+    table = Table(show_header=True, header_style="bold", box=None, pad_edge=False)
+    for title in ("what", "state", "found"):
+        table.add_column(title, overflow="fold")
+    colours = {"ok": "green", "absent": "yellow", "broken": "red"}
+    for finding in findings:
+        table.add_row(finding.topic, f"[{colours[finding.state]}]{finding.state}[/]", finding.detail)
+    Console().print(table)
+    return 2 if any(finding.state == "broken" for finding in findings) else 0
+
+
+def _machine() -> Iterator[Finding]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    yield Finding("machine", "ok", f"Python {platform.python_version()}, {cores} cores, {free:.0f} GB free here")
+
+
+def _packages() -> Iterator[Finding]:
+    versions, missing = [], []
+    for name in REQUIRED:
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+    yield Finding("packages", "ok", ", ".join(versions))
+    if missing:
+        yield Finding("packages", "broken", f"missing: {', '.join(missing)}; run `make setup`")
+
+
+def _accelerators() -> Iterator[Finding]:
+    import torch
+
+    if torch.cuda.is_available():
+        yield Finding("GPU", "ok", torch.cuda.get_device_name(0))
+    else:
+        yield Finding("GPU", "absent", "torch sees no CUDA device; training runs on the CPU")
+    import onnxruntime
+
+    yield Finding("ONNX Runtime", "ok", ", ".join(onnxruntime.get_available_providers()))
+
+
+def _torchvision() -> Iterator[Finding]:
+    from astrid.learning.shim import ensure_torchvision
+
+    shimmed = ensure_torchvision()
+    yield Finding("torchvision", "ok", "imports, with the missing operator schemas declared by AstrID" if shimmed else "imports as published")
+
+
+def _edge() -> Iterator[Finding]:
+    try:
+        ctypes.CDLL("libedgetpu.so.1")
+        yield Finding("Edge TPU delegate", "ok", "libedgetpu.so.1")
+    except OSError:
+        yield Finding("Edge TPU delegate", "absent", "libedgetpu.so.1 is not on this machine; integer models would run on the CPU")
+    compiler = shutil.which("edgetpu_compiler")
+    yield Finding("Edge TPU compiler", "ok" if compiler else "absent", compiler or "edgetpu_compiler is not on the path")
+    yield _pycoral()
+
+
+def _pycoral() -> Finding:
+    if importlib.util.find_spec("pycoral") is None:
+        return Finding("pycoral", "absent", "Google's pycoral is not installed; it comes from Coral's own package source")
+    if importlib.util.find_spec("pycoral.utils") and importlib.util.find_spec("pycoral.utils.edgetpu"):
+        return Finding("pycoral", "ok", "Google's pycoral")
+    return Finding("pycoral", "absent", "the installed pycoral is another project of that name (the one on PyPI); remove it and install Google's")
+
+
+def _stores() -> Iterator[Finding]:
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    database = Path("mlflow.db")
+    if uri:
+        yield Finding("tracking store", "ok", f"MLFLOW_TRACKING_URI is set ({uri.split('@')[-1]}); not asked")
+    elif not database.exists():
+        yield Finding("tracking store", "absent", "no mlflow.db here yet; the first training makes it")
+    else:
+        with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+            runs = connection.execute("select count(*) from runs").fetchone()[0]
+        yield Finding("tracking store", "ok", f"mlflow.db with {runs} runs")
+    done = subprocess.run(["dvc", "remote", "list"], capture_output=True, text=True, check=False) if shutil.which("dvc") else None
+    remotes = done.stdout.split() if done and done.returncode == 0 else []
+    yield Finding("DVC remote", "ok" if remotes else "absent", remotes[0] if remotes else "none configured; products stay in the local cache")
+
+
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (_machine, _packages, _accelerators, _torchvision, _edge, _stores)

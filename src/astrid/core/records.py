@@ -1,0 +1,104 @@
+"""Frozen records that the rooms hand to each other.
+
+Images are in electrons (or the survey's own calibrated unit, named by `ExposureInfo.unit`), float32, native byte order,
+shape (ny, nx); pixel coordinates are 0-based with integers at pixel centres, x along the second axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from astropy.wcs import WCS
+
+FloatImage = NDArray[np.float32]
+DQImage = NDArray[np.uint32]
+
+
+@dataclass(frozen=True, slots=True)
+class ExposureInfo:
+    """Who an exposure is: the columns that every table downstream repeats."""
+
+    exposure_id: str  # unique: one detector of one visit
+    survey: str
+    instrument: str
+    detector: str
+    filter: str
+    mjd: float  # d, middle of the exposure
+    exptime: float  # s
+    role: str = "science"  # "science" or "reference"
+    field_id: str = ""  # the pointing, where the survey has one
+    unit: str = "electron"
+
+
+@dataclass(frozen=True, eq=False)
+class Psf:
+    """A point-spread function as a stamp. `stamp`: float32 (k, k), k odd, centred, sums to 1."""
+
+    stamp: FloatImage
+    method: str  # "given", "empirical", "moffat" or "gaussian": the rung of the ladder that was reached
+    n_stars: int = 0
+    fwhm: float = float("nan")  # px
+    residual: float = float("nan")  # RMS of (star - model) / star's flux over the stamp's core
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrated:
+    """A calibrated, sky-subtracted exposure."""
+
+    data: FloatImage
+    variance: FloatImage  # unit^2; sky, read and source noise
+    dq: DQImage
+    wcs: WCS
+    info: ExposureInfo
+    psf: Psf | None = None
+    sky: float = 0.0  # median sky level that was subtracted, unit
+    sky_rms: float = float("nan")  # RMS of the blank sky, unit
+    gain: float = 1.0  # electrons per unit of `data`: source variance = data / gain
+    meta: Mapping[str, Any] = field(default_factory=dict)  # scalars for the header: what was applied, counts of DQ
+
+
+@dataclass(frozen=True, eq=False)
+class Difference:
+    """A proper subtraction on the science grid; every plane has the shape (ny, nx) of the science image."""
+
+    science: FloatImage
+    reference: FloatImage  # resampled, on the science image's flux scale
+    difference: FloatImage  # D, on the science image's flux scale
+    score: FloatImage  # S_corr, unit sigma, N(0, 1) on blank sky
+    flux: FloatImage  # PSF flux of a point source centred on the pixel, unit of science
+    flux_err: FloatImage  # its 1-sigma error
+    dq: DQImage
+    psf_science: Psf
+    psf_reference: Psf
+    psf_difference: Psf
+    wcs: WCS
+    info: ExposureInfo  # of the science exposure
+    reference_info: ExposureInfo
+    quality: Mapping[str, Any] = field(default_factory=dict)  # scalars: registration, zero-point, S_corr width, overlap
+    truth: DQImage | None = None  # 1 where a known or simulated transient sits
+
+
+@dataclass(frozen=True, eq=False)
+class Triplet:
+    """One alert's or candidate's stamps as read from outside, before normalisation."""
+
+    candidate_id: str
+    object_id: str
+    survey: str
+    stamps: NDArray[np.float32]  # (3, 63, 63): science, reference, difference turned so that the source is positive
+    sign: int  # +1 brightened, -1 faded
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An input that was set aside: what it is and, in one sentence, why."""
+
+    source: str
+    reason: str

@@ -1,0 +1,1 @@
+"""Candidates -> a versioned data set: labels, shards, normalisations, splits and the audit that refuses a leak."""

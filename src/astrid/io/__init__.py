@@ -1,0 +1,1 @@
+"""The only room that knows file formats: FITS, Parquet, triplet shards, Avro packets."""

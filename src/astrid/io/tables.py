@@ -1,0 +1,309 @@
+"""Parquet tables of the house: their columns, types and units, written and read in one way.
+
+Columns follow IVOA ObsCore where it has a name for them. A table on disk carries every declared column in the declared
+order, with the unit and the meaning in the column's metadata; further columns may follow the declared ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from astrid.core.errors import InputError
+from astrid.core.runtime import atomic_path
+
+_ARROW = {"str": pa.string(), "float": pa.float64(), "int": pa.int64(), "bool": pa.bool_(), "tags": pa.list_(pa.string())}
+_EMPTY = {"str": "", "float": float("nan"), "int": 0, "bool": False}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name, kind ("str", "float", "int", "bool" or "tags", a list of words), unit and meaning."""
+
+    name: str
+    kind: str
+    unit: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table's name, declared columns and the columns that no file may lack."""
+
+    name: str
+    columns: tuple[Column, ...]
+    required: tuple[str, ...]
+
+    def empty(self) -> pd.DataFrame:
+        """A frame with every declared column and no row."""
+        return pa.schema([(c.name, _ARROW[c.kind]) for c in self.columns]).empty_table().to_pandas()
+
+
+def _columns(*lines: tuple[str, str, str, str]) -> tuple[Column, ...]:
+    return tuple(Column(*line) for line in lines)
+
+
+_IDENTITY = (
+    ("survey", "str", "", "survey or mission, e.g. jwst"),
+    ("instrument", "str", "", "instrument, e.g. nircam"),
+    ("detector", "str", "", "detector or chip"),
+    ("filter", "str", "", "band"),
+)
+
+CATALOG = Table(
+    "catalog",
+    _columns(
+        ("object_id", "str", "", "name of the event"),
+        ("s_ra", "float", "deg", "right ascension, ICRS"),
+        ("s_dec", "float", "deg", "declination, ICRS"),
+        ("discovery_mjd", "float", "d", "discovery date; NaN where unknown"),
+        ("transient_type", "str", "", "normalised type, e.g. SN Ia; variable, asteroid for others"),
+        ("redshift", "float", "", "NaN where unknown"),
+        ("host", "str", "", "host galaxy"),
+        ("host_ra", "float", "deg", "host's right ascension, ICRS; NaN where unknown"),
+        ("host_dec", "float", "deg", "host's declination, ICRS"),
+        ("source", "str", "", "where the row comes from"),
+    ),
+    ("object_id", "s_ra", "s_dec"),
+)
+
+EXPOSURES = Table(
+    "exposures",
+    _columns(
+        ("exposure_id", "str", "", "one detector of one visit"),
+        ("path", "str", "", "FITS file, relative to the table's folder"),
+        ("hdu", "str", "", "extension that holds the image: a number or a name; empty = first image"),
+        ("role", "str", "", "science or reference"),
+        *_IDENTITY,
+        ("field_id", "str", "", "pointing or event the exposure belongs to"),
+        ("mjd", "float", "d", "middle of the exposure"),
+        ("exptime", "float", "s", "exposure time"),
+        ("s_ra", "float", "deg", "centre, ICRS"),
+        ("s_dec", "float", "deg", "centre, ICRS"),
+        ("calibrated", "bool", "", "true when the archive has already removed the detector's signature"),
+        ("unit", "str", "", "unit of the pixel values after calibration"),
+        ("gain", "float", "electron/ADU", "raw: electrons an ADU; calibrated: electrons a unit, NaN where unknown"),
+        ("read_noise", "float", "electron", "NaN where unknown"),
+        ("saturation", "float", "ADU", "raw: saturation level; calibrated: in the image's unit; NaN where unknown"),
+        ("bias_path", "str", "", "master bias, relative; empty = none"),
+        ("flat_path", "str", "", "master flat, relative; empty = none"),
+        ("mask_path", "str", "", "bad-pixel mask (non-zero = bad), relative; empty = none"),
+        ("noise_path", "str", "", "1-sigma noise image in the image's unit, relative; empty = estimate it"),
+        ("psf_path", "str", "", "PSF stamp, relative; empty = estimate it"),
+    ),
+    ("exposure_id", "path", "role", "survey", "instrument", "filter", "mjd"),
+)
+
+TRUTH = Table(
+    "truth",
+    _columns(
+        ("object_id", "str", "", "the simulated object or artefact"),
+        ("kind", "str", "", "supernova, variable, asteroid, cosmic_ray, satellite_trail, hot_pixel, bleed, ghost, injected"),
+        ("transient_type", "str", "", "e.g. SN Ia; empty for artefacts"),
+        ("exposure_id", "str", "", "the exposure this row speaks of"),
+        ("s_ra", "float", "deg", "true position in this exposure, ICRS"),
+        ("s_dec", "float", "deg", "true position in this exposure, ICRS"),
+        ("x", "float", "pixel", "0-based position in the trimmed image"),
+        ("y", "float", "pixel", "0-based position in the trimmed image"),
+        ("flux", "float", "electron", "true flux in this exposure, in the calibrated exposure's unit"),
+        ("magnitude", "float", "mag", "AB; NaN when the flux is not positive"),
+        ("host_ra", "float", "deg", "host centre; NaN without a host"),
+        ("host_dec", "float", "deg", "host centre; NaN without a host"),
+        ("simulated", "bool", "", "true for everything a simulator or the injector made"),
+    ),
+    ("object_id", "kind", "exposure_id", "s_ra", "s_dec"),
+)
+
+PAIRS = Table(
+    "pairs",
+    _columns(
+        ("pair_id", "str", "", "science exposure, two underscores, reference exposure"),
+        ("science_id", "str", "", "exposure_id of the science exposure"),
+        ("reference_id", "str", "", "exposure_id of the reference; empty when none was found"),
+        *_IDENTITY,
+        ("field_id", "str", "", "pointing or event"),
+        ("mjd", "float", "d", "of the science exposure"),
+        ("reference_mjd", "float", "d", "of the reference"),
+        ("status", "str", "", "ok, refused or quarantined"),
+        ("reason", "str", "", "one sentence where the status is not ok"),
+    ),
+    ("pair_id", "science_id", "reference_id", "status"),
+)
+
+CANDIDATES = Table(
+    "candidates",
+    _columns(
+        ("candidate_id", "str", "", "pair_id, a colon, the running number"),
+        ("pair_id", "str", "", "the difference product it was found in"),
+        ("exposure_id", "str", "", "of the science exposure"),
+        ("reference_id", "str", "", "of the reference exposure"),
+        *_IDENTITY,
+        ("field_id", "str", "", "pointing or event"),
+        ("mjd", "float", "d", "of the science exposure"),
+        ("x", "float", "pixel", "0-based sub-pixel position"),
+        ("y", "float", "pixel", "0-based sub-pixel position"),
+        ("s_ra", "float", "deg", "ICRS"),
+        ("s_dec", "float", "deg", "ICRS"),
+        ("sign", "int", "", "+1 brightened, -1 faded"),
+        ("snr", "float", "", "absolute S_corr at the peak"),
+        ("flux", "float", "electron", "signed PSF flux in the science image's unit"),
+        ("flux_err", "float", "electron", "1-sigma error of flux"),
+        ("fwhm", "float", "pixel", "of the source in the difference"),
+        ("elongation", "float", "", "major over minor axis"),
+        ("sharpness", "float", "", "peak pixel over PSF-predicted peak"),
+        ("roundness", "float", "", "(sigma_x - sigma_y) / mean of both along the axes"),
+        ("symmetry", "float", "", "share of opposite-sign flux beside the peak: 0 none, 1 a full dipole"),
+        ("chi2", "float", "", "reduced chi-squared of the PSF fit over the core"),
+        ("science_snr", "float", "", "aperture S/N at the position in the science image"),
+        ("reference_snr", "float", "", "aperture S/N at the position in the reference image"),
+        ("bad_fraction", "float", "", "share of unusable pixels in the core"),
+        ("edge_distance", "float", "pixel", "to the nearest edge of the footprint or image"),
+        ("star_distance", "float", "pixel", "to the nearest bright or saturated star; large when none"),
+        ("host_offset", "float", "arcsec", "to the nearest extended source of the reference; NaN without one"),
+        ("host_dlr", "float", "", "host_offset over the directional light radius; NaN without one"),
+        ("psf_fwhm", "float", "pixel", "of the science image"),
+        ("pixel_scale", "float", "arcsec", "arcsec a pixel"),
+        ("tags", "tags", "", "artefact tags: cosmic_ray, dipole, residual, saturated, trail, edge, hot_pixel, extended"),
+        ("scorable", "bool", "", "false when a full stamp cannot be cut"),
+        ("reason", "str", "", "why it is unscorable"),
+    ),
+    ("candidate_id", "pair_id", "x", "y", "sign", "snr"),
+)
+
+LABELS = Table(
+    "labels",
+    _columns(
+        ("candidate_id", "str", "", "candidate that is labelled"),
+        ("label", "int", "", "1 real, 0 bogus"),
+        ("transient_type", "str", "", "type of a real one, kind of a bogus one"),
+        ("source", "str", "", "truth, injection, catalogue, evidence, human, weak"),
+        ("annotator", "str", "", "who or what said so"),
+        ("confidence", "float", "", "0 to 1"),
+        ("time", "str", "", "ISO 8601, UTC; empty for derived labels, so that they reproduce"),
+    ),
+    ("candidate_id", "label", "source"),
+)
+
+# The table beside the triplet shards: a candidate's columns and these.
+TRIPLETS = Table(
+    "triplets",
+    (
+        *CANDIDATES.columns,
+        *_columns(
+            ("label", "int", "", "1 real, 0 bogus, -1 unlabelled"),
+            ("label_source", "str", "", "source of the label that won"),
+            ("kind", "str", "", "transient type of a real one, bogus kind of a bogus one"),
+            ("event_id", "str", "", "the object on the sky; detections of one object over epochs share it"),
+            ("cell_id", "str", "", "cell of the sky grid"),
+            ("true_snr", "float", "", "true flux over flux_err; NaN without truth"),
+            ("stamp_digest", "str", "", "content digest of the stamps, to find duplicates"),
+        ),
+    ),
+    ("candidate_id", "label", "event_id", "cell_id", "exposure_id"),
+)
+
+SPLITS = Table(
+    "splits",
+    _columns(
+        ("candidate_id", "str", "", "row of the triplet table"),
+        ("part", "str", "", "train, validation, test or unused"),
+        ("group_id", "str", "", "connected group of events, cells and exposures"),
+    ),
+    ("candidate_id", "part", "group_id"),
+)
+
+SCORES = Table(
+    "scores",
+    _columns(
+        ("candidate_id", "str", "", "alert or candidate; empty where none could be read"),
+        ("object_id", "str", "", "object on the sky where known"),
+        ("survey", "str", "", "survey of the alert"),
+        ("source", "str", "", "file, and member after ! inside an archive"),
+        ("score", "float", "", "calibrated probability of being real; NaN without a score"),
+        ("raw_score", "float", "", "the network's sigmoid before calibration"),
+        ("real", "bool", "", "score at or above the model's threshold"),
+        ("sign", "int", "", "+1 brightened, -1 faded"),
+        ("model_version", "str", "", "name and version or digest of the model"),
+        ("reason", "str", "", "why there is no score; empty where there is one"),
+    ),
+    ("candidate_id", "source", "score", "reason"),
+)
+
+
+def conform(frame: pd.DataFrame, table: Table, *, source: str) -> pd.DataFrame:
+    """The frame with every declared column, typed and in order; undeclared columns follow.
+
+    Raises `InputError` naming `source` when a required column is absent or a value has the wrong type.
+    """
+    missing = [name for name in table.required if name not in frame.columns]
+    if missing:
+        raise InputError(f"{source} lacks the column {missing[0]!r} of a {table.name} table; add it (required: {', '.join(table.required)}).")
+    out = pd.DataFrame(index=frame.index)
+    for column in table.columns:
+        out[column.name] = _typed(frame, column, source)
+    for name in frame.columns:
+        if name not in out.columns:
+            out[name] = frame[name]
+    return out.reset_index(drop=True)
+
+
+def _typed(frame: pd.DataFrame, column: Column, source: str) -> pd.Series:
+    if column.name not in frame.columns:
+        fill: object = [[] for _ in range(len(frame))] if column.kind == "tags" else _EMPTY[column.kind]
+        return pd.Series(fill, index=frame.index, dtype=object if column.kind in ("tags", "str") else None)
+    values = frame[column.name]
+    try:
+        if column.kind == "float":
+            return pd.to_numeric(values).astype("float64")
+        if column.kind == "int":
+            return pd.to_numeric(values).astype("int64")
+        if column.kind == "bool":
+            return values.map(_truth).astype("bool")
+        if column.kind == "str":
+            return values.astype(object).where(values.notna(), "").map(str)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{source}: column {column.name!r} should hold {column.kind} values ({error}).") from error
+    return values
+
+
+def _truth(value: object) -> bool:
+    if isinstance(value, str):
+        if value.strip().lower() in ("true", "1", "yes"):
+            return True
+        if value.strip().lower() in ("false", "0", "no", ""):
+            return False
+        raise ValueError(f"{value!r} is neither true nor false")
+    return bool(value) and not pd.isna(value)
+
+
+def write_table(frame: pd.DataFrame, path: Path, table: Table) -> None:
+    """Write a frame as Parquet, atomically, with the declared columns first and their units in the metadata."""
+    conformed = conform(frame, table, source=path.name)
+    arrow = pa.Table.from_pandas(conformed, preserve_index=False)
+    fields = []
+    declared = {column.name: column for column in table.columns}
+    for arrow_field in arrow.schema:
+        column = declared.get(arrow_field.name)
+        if column is not None:
+            metadata = {"unit": column.unit, "meaning": column.meaning}
+            arrow_field = pa.field(column.name, _ARROW[column.kind], metadata=metadata)
+        fields.append(arrow_field)
+    arrow = arrow.cast(pa.schema(fields)).replace_schema_metadata({"astrid.table": table.name})
+    with atomic_path(path) as temporary:
+        pq.write_table(arrow, temporary, compression="zstd")
+
+
+def read_table(path: Path, table: Table, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read a Parquet table and check its declared columns. Raises `InputError` when it is missing, broken or not such a table."""
+    if not path.exists():
+        raise InputError(f"{path} does not exist; run the stage that makes it, or correct the path.")
+    try:
+        frame = pq.read_table(path, columns=list(columns) if columns else None).to_pandas()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path} is not a readable Parquet file ({error}).") from error
+    return frame if columns else conform(frame, table, source=str(path))

@@ -1,0 +1,1 @@
+"""One thin entry point per DVC stage: read a subtree of params.yaml, call one room, write the products, report metrics."""

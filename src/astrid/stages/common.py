@@ -1,0 +1,107 @@
+"""What every stage does the same way: settings, exit codes, resumable items, stale files."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from astrid.config.schema import ComputeConfig
+from astrid.config.validate import validate
+from astrid.core.errors import AstridError, ConfigError
+from astrid.core.runtime import configure_logging, log, parallel_map, write_json
+
+Section = TypeVar("Section")
+
+PARAMS = Path("params.yaml")
+INTERRUPTED = 130
+
+
+def settings(section: type[Section], key: str) -> Section:
+    """The section under the dotted `key` of params.yaml in the working directory, validated."""
+    if not PARAMS.exists():
+        raise ConfigError("params.yaml is not here; run `astrid params` in the project's root.")
+    values: Any = yaml.safe_load(PARAMS.read_text())
+    for step in key.split("."):
+        if not isinstance(values, dict) or step not in values:
+            raise ConfigError(f"params.yaml has no key {key}; run `astrid params` to write it from conf/.")
+        values = values[step]
+    return validate(section, values, path=key)
+
+
+def workers() -> int:
+    """How many processes a stage may use; 0 means every core."""
+    return settings(ComputeConfig, "compute").workers
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a stage's main: logging on, telemetry off, one sentence and exit code 2 for a mistake that its reader can mend."""
+    configure_logging(json_logs=os.environ.get("ASTRID_JSON_LOGS") == "1")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    try:
+        main()
+    except AstridError as error:
+        print(f"astrid: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("astrid: interrupted; run the same command again to go on from here.", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One resumable item: `digest` covers its inputs, settings and code; `output` exists exactly when it was done."""
+
+    key: str
+    digest: str
+    output: Path  # the product; its record is written beside it as <name>.json
+    payload: Any = None  # what the worker needs; must pickle
+
+    @property
+    def record(self) -> Path:
+        return self.output.with_name(self.output.name + ".json")
+
+
+def resume(function: Callable[[Job], Mapping[str, Any]], jobs: Sequence[Job], *, description: str, processes: int) -> list[dict[str, Any]]:
+    """Run the jobs that are not done yet and return one row a job, in the order of the jobs.
+
+    `function` writes `job.output` atomically (or leaves it unwritten for a quarantined item) and returns a row of plain
+    values. The row is recorded beside the product as soon as it is there, so a killed stage loses only its running jobs.
+    """
+    rows = {job.key: row for job in jobs if (row := _finished(job)) is not None}
+    pending = [job for job in jobs if job.key not in rows]
+    if len(rows):
+        log.info("%s: %d of %d already done", description, len(rows), len(jobs))
+    for job, row in parallel_map(function, pending, workers=processes, description=description):
+        plain = dict(row)
+        write_json(job.record, {"digest": job.digest, "product": job.output.exists(), "row": plain})
+        rows[job.key] = plain
+    # Read back what was recorded, so that a resumed and an undisturbed run return the same values to the last bit.
+    return [json.loads(job.record.read_text())["row"] for job in jobs]
+
+
+def _finished(job: Job) -> dict[str, Any] | None:
+    try:
+        record = json.loads(job.record.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    if record.get("digest") != job.digest or record.get("product") != job.output.exists():
+        return None
+    row: dict[str, Any] = record["row"]
+    return row
+
+
+def prune(folder: Path, keep: Iterable[Path]) -> None:
+    """Remove files under `folder` that no current job made, and folders left empty: a persisted output holds nothing stale."""
+    wanted = {path.resolve() for path in keep}
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_file() and path.resolve() not in wanted:
+            path.unlink()
+        elif path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
