@@ -109,13 +109,13 @@ def detect(product: Path, output: Path, triplets: Path | None, picture: Path | N
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of positions and fluxes.")
 @click.option("--psf", type=existing, help="PSF stamp; estimated when absent.")
 @click.option("--noise", type=existing, help="1-sigma noise image.")
-def inject(image: Path, output: Path, truth: Path, number: int, snr: tuple[float, float], seed: int, psf: Path | None, noise: Path | None) -> None:
+def inject(image: Path, output: Path, truth: Path, psf: Path | None, noise: Path | None, **drawn: Any) -> None:
     """Add point sources of known flux to an image, with a truth table."""
     from astrid.commands.inject import inject as run
     from astrid.config.schema import ImagingConfig
 
     calibrate = _settings(ImagingConfig, "imaging").calibrate
-    run(image, output, truth, number=number, snr=snr, seed=seed, psf=psf, noise=noise, calibrate=calibrate)
+    run(image, output, truth, psf=psf, noise=noise, calibrate=calibrate, **drawn)
 
 
 @cli.command()

@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 REQUIRED = (
-    "numpy", "scipy", "pandas", "pyarrow", "astropy", "photutils", "reproject", "astroquery", "sep", "astroscrappy", "pyfftw", "galsim",
-    "torch", "torchvision", "scikit-learn", "onnx", "onnxruntime", "onnxscript", "mlflow", "dvc", "hydra-core", "optuna", "fastavro", "cramjam",
+    "numpy", "scipy", "pandas", "pyarrow", "astropy", "photutils", "reproject", "astroquery", "sep", "astroscrappy", "pyfftw",
+    "galsim", "torch", "torchvision", "scikit-learn", "onnx", "onnxruntime", "onnxscript", "mlflow", "dvc", "hydra-core", "optuna",
+    "fastavro", "cramjam",
 )  # fmt: skip
 
 
@@ -79,7 +80,7 @@ def _torchvision() -> Iterator[Finding]:
     from astrid.learning.shim import ensure_torchvision
 
     shimmed = ensure_torchvision()
-    yield Finding("torchvision", "ok", "imports, with the missing operator schemas declared by AstrID" if shimmed else "imports as published")
+    yield Finding("torchvision", "ok", "imports with the operator schemas that AstrID declares" if shimmed else "imports as published")
 
 
 def _edge() -> Iterator[Finding]:
@@ -98,7 +99,7 @@ def _pycoral() -> Finding:
         return Finding("pycoral", "absent", "Google's pycoral is not installed; it comes from Coral's own package source")
     if importlib.util.find_spec("pycoral.utils") and importlib.util.find_spec("pycoral.utils.edgetpu"):
         return Finding("pycoral", "ok", "Google's pycoral")
-    return Finding("pycoral", "absent", "the installed pycoral is another project of that name (the one on PyPI); remove it and install Google's")
+    return Finding("pycoral", "absent", "the installed pycoral is another project of that name (from PyPI); remove it, install Google's")
 
 
 def _stores() -> Iterator[Finding]:
@@ -112,9 +113,15 @@ def _stores() -> Iterator[Finding]:
         with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
             runs = connection.execute("select count(*) from runs").fetchone()[0]
         yield Finding("tracking store", "ok", f"mlflow.db with {runs} runs")
-    done = subprocess.run(["dvc", "remote", "list"], capture_output=True, text=True, check=False) if shutil.which("dvc") else None
-    remotes = done.stdout.split() if done and done.returncode == 0 else []
-    yield Finding("DVC remote", "ok" if remotes else "absent", remotes[0] if remotes else "none configured; products stay in the local cache")
+    remotes = _dvc_remotes()
+    yield Finding("DVC remote", "ok" if remotes else "absent", remotes[0] if remotes else "none configured; products stay in the cache")
+
+
+def _dvc_remotes() -> list[str]:
+    if shutil.which("dvc") is None:
+        return []
+    done = subprocess.run(["dvc", "remote", "list"], capture_output=True, text=True, check=False)
+    return done.stdout.split() if done.returncode == 0 else []
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (_machine, _packages, _accelerators, _torchvision, _edge, _stores)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from functools import cache
 from typing import Any, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -15,11 +14,6 @@ from astrid.core.errors import ConfigError
 Section = TypeVar("Section")
 
 
-@cache
-def _adapter(section: type[Any]) -> TypeAdapter[Any]:
-    return TypeAdapter(section)
-
-
 def validate(section: type[Section], values: Mapping[str, Any], *, path: str = "") -> Section:
     """Build a section from a plain mapping.
 
@@ -27,7 +21,7 @@ def validate(section: type[Section], values: Mapping[str, Any], *, path: str = "
     an impossible value. `path` is the dotted path of the mapping itself.
     """
     try:
-        built: Section = _adapter(section).validate_python(dict(values))
+        built: Section = TypeAdapter(section).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join([*([path] if path else []), *map(str, first["loc"])])

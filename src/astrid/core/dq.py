@@ -30,7 +30,8 @@ UNUSABLE = DQ.BAD | DQ.HOT | DQ.SATURATED | DQ.BLEED | DQ.COSMIC_RAY | DQ.NOT_FI
 
 def unusable(dq: NDArray[np.uint32]) -> NDArray[np.bool_]:
     """True where a pixel carries no usable flux. `dq`: uint32 of any shape; returns bool of the same shape."""
-    return (dq & np.uint32(UNUSABLE)) != 0
+    flagged: NDArray[np.bool_] = (dq & np.uint32(UNUSABLE)) != 0
+    return flagged
 
 
 def names(value: int) -> list[str]:

@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 from astrid.core.errors import DataSetError
 
 Stamps = NDArray[np.float32]
+Work = tuple[Stamps, Stamps]  # two buffers of (chunk, 3, pixels)
 
 STAMP_SHAPE = (3, 63, 63)  # science, reference, difference; the store's shape, repeated here so that numpy is enough
+_PIXELS = STAMP_SHAPE[1] * STAMP_SHAPE[2]
 CHANNELS = ("science", "reference", "difference")
 
-_CHUNK = 16  # triplets at a time: 0.8 MB a buffer, so that every pass stays in a core's cache
+_LARGEST = np.float32(1.0e37)  # a pixel beyond it is a fill value: masked, like NaN and infinity
+_CHUNK = 8  # triplets at a time: work stays in a core's cache, and what a pass allocates below malloc's mmap threshold
 
 # The measuring pixels of asinh_noise.v1: every other pixel of the outer frame, as on a draughts board. The source sits in
 # the middle and stays out; the pattern maps onto itself under flips and quarter turns, so augmentation commutes with it.
@@ -39,6 +42,7 @@ def _frame_pixels() -> NDArray[np.intp]:
 
 
 _FRAME = _frame_pixels()
+_SIGN_BIT = np.uint32(1 << 31)  # of an IEEE 754 float32
 
 
 def normalize(stamps: NDArray[Any], normalization_id: str) -> Stamps:
@@ -66,9 +70,10 @@ def normalize(stamps: NDArray[Any], normalization_id: str) -> Stamps:
         raise DataSetError(f"{normalization_id!r} is no normalisation; choose one of {', '.join(NORMALIZATIONS)}.")
     checked = _checked(stamps)
     out = np.empty(checked.shape, dtype=np.float32)
+    work = (np.empty((_CHUNK, 3, _PIXELS), np.float32), np.empty((_CHUNK, 3, _PIXELS), np.float32))
     for start in range(0, len(checked), _CHUNK):
         chunk = slice(start, start + _CHUNK)
-        recipe(checked[chunk], out[chunk])
+        recipe(checked[chunk].reshape(-1, 3, _PIXELS), out[chunk].reshape(-1, 3, _PIXELS), work)
     return out
 
 
@@ -100,18 +105,22 @@ def _checked(stamps: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
-def _l2(stamps: NDArray[Any], out: Stamps) -> None:
+def _l2(stamps: NDArray[Any], out: Stamps, work: Work) -> None:
     """Each stamp over its L2 norm, NaN to 0 (Duev et al. 2019, MNRAS 489, 3582, section 3.1); an empty stamp stays 0."""
-    out[...] = stamps
-    out[~np.isfinite(out)] = 0
+    with np.errstate(over="ignore"):
+        np.copyto(out, stamps, casting="same_kind")
+    magnitude = np.abs(out, out=work[0][: len(out)])
+    usable = magnitude < _LARGEST
+    if not usable.all():
+        out[~usable] = magnitude[~usable] = 0
     # Over the peak first: squares of very small or large flux units leave float32's range.
-    peak = np.abs(out).max(axis=(2, 3), keepdims=True)
+    peak = magnitude.max(axis=2, keepdims=True)
     np.divide(out, peak, out=out, where=peak > 0)
-    norm = np.sqrt(np.einsum("ncij,ncij->nc", out, out))[:, :, None, None]
+    norm = np.sqrt(np.einsum("ncp,ncp->nc", out, out))[:, :, None]
     np.divide(out, norm, out=out, where=norm > 0)
 
 
-def _asinh_noise(stamps: NDArray[Any], out: Stamps) -> None:
+def _asinh_noise(stamps: NDArray[Any], out: Stamps, work: Work) -> None:
     """asinh((pixel - background) / sigma) / asinh(10^4), clipped to [-1, 1]; sigma is common to the three stamps.
 
     The background of a stamp is the median of its outer frame, so sky left in an alert's stamps and a pedestal do not
@@ -119,32 +128,42 @@ def _asinh_noise(stamps: NDArray[Any], out: Stamps) -> None:
     and a common flux scale (a unit, a zero-point) drops out. Where the difference has no noise (identical images, a
     blanked stamp) the brightest pixel of the triplet is put at 10^4 sigma instead.
     """
-    values = stamps.astype(np.float32).reshape(len(stamps), 3, -1)
-    finite = np.isfinite(values)
-    whole = bool(finite.all())
-    frame = values[:, :, _FRAME]
-    background = _medians(frame) if whole else _masked_medians(values, finite)
-    values -= background[:, :, None]
-    spread = np.abs(values[:, 2, _FRAME])
-    sigma = _MAD_TO_SIGMA * (_medians(spread) if whole else _masked_medians(np.abs(values[:, 2]), finite[:, 2]))
+    values = work[0][: len(stamps)]
+    with np.errstate(over="ignore"):
+        np.copyto(values, stamps, casting="same_kind")
+    usable = np.abs(values, out=out) < _LARGEST
+    whole = bool(usable.all())
+    values -= (_medians(values[:, :, _FRAME]) if whole else _masked_medians(values, usable))[:, :, None]
+    np.abs(values, out=out)
+    spread = out[:, 2]
+    sigma = _MAD_TO_SIGMA * (_medians(spread[:, _FRAME]) if whole else _masked_medians(spread, usable[:, 2]))
     if not whole:
-        values[~finite] = 0
-    magnitude = np.abs(values, out=out.reshape(values.shape))
-    peak = magnitude.max(axis=(1, 2))
+        values[~usable] = out[~usable] = 0
+    peak = out.max(axis=(1, 2))
     sigma = np.where(sigma > _NO_NOISE * peak, sigma, peak / _RANGE)
     sigma[sigma <= 0] = 1  # nothing but a constant: every pixel is 0 already
-    magnitude /= sigma[:, None, None]
-    np.minimum(magnitude, _RANGE, out=magnitude)
-    # asinh(|x|) = log(|x| + sqrt(x^2 + 1)): log and sqrt run in SIMD lanes, numpy's float32 arcsinh does not.
-    root = magnitude * magnitude
+    values /= sigma[:, None, None]
+    np.clip(values, -_RANGE, _RANGE, out=values)
+    _asinh(values, out, work[1][: len(stamps)])
+    out *= np.float32(1) / np.arcsinh(_RANGE)
+
+
+def _asinh(values: Stamps, out: Stamps, root: Stamps) -> None:
+    """asinh of `values`, which are used up: log(|x| + sqrt(x^2 + 1)) with the sign of x.
+
+    log and sqrt run in SIMD lanes everywhere, numpy's float32 arcsinh does not; the sign bit moves as an integer for the
+    same reason.
+    """
+    np.abs(values, out=out)
+    np.multiply(out, out, out=root)
     root += 1
     np.sqrt(root, out=root)
-    magnitude += root
-    np.log(magnitude, out=magnitude)
-    magnitude *= np.float32(1) / np.arcsinh(_RANGE)
-    np.copysign(magnitude, values, out=magnitude)
-    if not whole:
-        magnitude[~finite] = 0
+    out += root
+    np.log(out, out=out)
+    signs = values.view(np.uint32)
+    signs &= _SIGN_BIT
+    bits = out.view(np.uint32)
+    bits |= signs
 
 
 def _medians(values: Stamps) -> Stamps:
@@ -165,4 +184,6 @@ def _masked_medians(values: Stamps, finite: NDArray[np.bool_]) -> Stamps:
     return out
 
 
-NORMALIZATIONS: Mapping[str, Callable[[NDArray[Any], Stamps], None]] = MappingProxyType({"l2.v1": _l2, "asinh_noise.v1": _asinh_noise})
+NORMALIZATIONS: Mapping[str, Callable[[NDArray[Any], Stamps, Work], None]] = MappingProxyType(
+    {"l2.v1": _l2, "asinh_noise.v1": _asinh_noise}
+)

@@ -145,7 +145,7 @@ class ShardWriter:
         stale = [path for path in self._folder.glob("triplets-*.parquet") if not (self._staging / path.name).exists()]
         names = sorted(path.name for path in self._staging.iterdir() if path.name != _INDEX)
         for name in [*names, _INDEX]:  # the index last: until it is there, the store is the earlier one
-            os.replace(self._staging / name, self._folder / name)
+            (self._staging / name).replace(self._folder / name)
         for path in stale:
             path.unlink()
 
@@ -166,8 +166,8 @@ def _write_index(folder: Path, shards: Sequence[Part], table: Part) -> None:
 def _replace_folder(staging: Path, folder: Path) -> None:
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     if folder.exists():
-        os.replace(folder, aside)
-    os.replace(staging, folder)
+        folder.replace(aside)
+    staging.replace(folder)
     shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -197,11 +197,13 @@ class TripletStore:
         described = Part(**content["table"])
         for part in [*shards, described]:
             if not (folder / part.name).is_file():
-                raise InputError(f"{folder / part.name} is missing from the triplet store; fetch it (dvc pull) or run the stage triplets again.")
+                raise InputError(
+                    f"{folder / part.name} is missing from the triplet store; fetch it (dvc pull) or run the stage triplets again."
+                )
         table = read_table(folder / described.name, TRIPLETS)
         rows = sum(part.rows for part in shards)
         if not len(table) == rows == described.rows:
-            raise InputError(f"{folder} has {rows} triplets in its shards and {len(table)} rows in its table; run the stage triplets again.")
+            raise InputError(f"{folder} has {rows} triplets in its shards and {len(table)} in its table; run the stage triplets again.")
         digest = digest_bytes(*(part.sha256.encode() for part in [*shards, described]))
         store = cls(folder, shards, table, digest)
         store._table_part = described
@@ -221,7 +223,7 @@ class TripletStore:
         wanted = np.arange(len(self))[indices] if isinstance(indices, slice) else np.asarray(indices, dtype=np.int64)
         if wanted.ndim != 1:
             raise DataSetError(f"indices have the shape {wanted.shape}; give a one-dimensional list of row numbers.")
-        if len(wanted) and not (0 <= wanted.min() and wanted.max() < len(self)):
+        if len(wanted) and not (wanted.min() >= 0 and wanted.max() < len(self)):
             raise DataSetError(f"row {wanted.max()} or {wanted.min()} is outside the store's {len(self)} rows; ask for rows of its table.")
         out = np.empty((len(wanted), *STAMP_SHAPE), dtype=np.float32)
         owner = np.searchsorted(self._starts, wanted, side="right") - 1

@@ -242,7 +242,8 @@ def conform(frame: pd.DataFrame, table: Table, *, source: str) -> pd.DataFrame:
     """
     missing = [name for name in table.required if name not in frame.columns]
     if missing:
-        raise InputError(f"{source} lacks the column {missing[0]!r} of a {table.name} table; add it (required: {', '.join(table.required)}).")
+        required = ", ".join(table.required)
+        raise InputError(f"{source} lacks the column {missing[0]!r} of the {table.name} table; add it (required: {required}).")
     out = pd.DataFrame(index=frame.index)
     for column in table.columns:
         out[column.name] = _typed(frame, column, source)

@@ -74,27 +74,21 @@ def resume(function: Callable[[Job], Mapping[str, Any]], jobs: Sequence[Job], *,
     `function` writes `job.output` atomically (or leaves it unwritten for a quarantined item) and returns a row of plain
     values. The row is recorded beside the product as soon as it is there, so a killed stage loses only its running jobs.
     """
-    rows = {job.key: row for job in jobs if (row := _finished(job)) is not None}
-    pending = [job for job in jobs if job.key not in rows]
-    if len(rows):
-        log.info("%s: %d of %d already done", description, len(rows), len(jobs))
+    pending = [job for job in jobs if not _finished(job)]
+    if len(pending) < len(jobs):
+        log.info("%s: %d of %d already done", description, len(jobs) - len(pending), len(jobs))
     for job, row in parallel_map(function, pending, workers=processes, description=description):
-        plain = dict(row)
-        write_json(job.record, {"digest": job.digest, "product": job.output.exists(), "row": plain})
-        rows[job.key] = plain
+        write_json(job.record, {"digest": job.digest, "product": job.output.exists(), "row": dict(row)})
     # Read back what was recorded, so that a resumed and an undisturbed run return the same values to the last bit.
     return [json.loads(job.record.read_text())["row"] for job in jobs]
 
 
-def _finished(job: Job) -> dict[str, Any] | None:
+def _finished(job: Job) -> bool:
     try:
         record = json.loads(job.record.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    if record.get("digest") != job.digest or record.get("product") != job.output.exists():
-        return None
-    row: dict[str, Any] = record["row"]
-    return row
+        return False
+    return bool(record.get("digest") == job.digest and record.get("product") == job.output.exists())
 
 
 def prune(folder: Path, keep: Iterable[Path]) -> None:

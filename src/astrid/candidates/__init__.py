@@ -1,0 +1,1 @@
+"""Difference image -> candidates: peaks of S_corr, features, artefact tags, host offset, stamps on one grid."""

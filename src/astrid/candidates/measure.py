@@ -1,0 +1,301 @@
+"""Features of candidates, all at once: core cubes are cut around every peak and reduced along their pixels.
+
+Radii are in FWHM of the science PSF (`MeasureConfig`). f is the PSF flux, s the sign, P the difference's PSF shifted to the
+candidate's sub-pixel position, and sigma^2 = flux_err^2 * sum(P^2) the pixel variance of D, which follows from the variance
+of the PSF flux in a proper (white) difference: var(f) = sigma^2 / sum(P^2) (Zackay, Ofek & Gal-Yam 2016, Eq. 41).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.fft import fft2, ifft2
+from scipy.ndimage import label, map_coordinates
+from scipy.spatial import cKDTree
+
+from astrid.candidates.peaks import FWHM_PER_SIGMA, Peaks, autocorrelation, psf_fwhm, psf_width
+from astrid.config.schema.candidates import MeasureConfig
+from astrid.core.dq import DQ, unusable
+from astrid.core.records import Difference, FloatImage
+
+Cube = NDArray[np.float64]  # (n, k, k)
+_MAD_TO_SIGMA = 1.4826
+_EIGEN_RANGE = (0.02, 0.96)  # of the window's variance: keeps the deconvolution of the window finite
+_SKY_STRIDE = 7  # every so many pixels enter a plane's global noise; coprime with the usual tile and amplifier sizes
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Measured columns, each float64 (n,), and the evidence that the tags read beside them."""
+
+    columns: dict[str, NDArray[np.float64]]
+    sharpness_err: NDArray[np.float64]
+    neighbour_ratio: NDArray[np.float64]  # brightest of the 8 neighbours over what the PSF predicts for it
+    core_bits: NDArray[np.uint32]  # DQ bits of the core, or-ed
+    psf_moment_fwhm: float  # px, the difference PSF in the measure of the column fwhm
+
+
+def cut(plane: NDArray[np.generic], peaks: Peaks, half: int, *, outside: float) -> NDArray[np.generic]:
+    """Stamps (n, 2 half + 1, 2 half + 1) of `plane` (ny, nx) centred on the peaks' pixels; `outside` fills what leaves the image."""
+    reach = np.arange(-half, half + 1)
+    rows, columns = peaks.iy[:, None] + reach, peaks.ix[:, None] + reach
+    ny, nx = plane.shape
+    stamps = plane[rows.clip(0, ny - 1)[:, :, None], columns.clip(0, nx - 1)[:, None, :]]
+    beyond = ((rows < 0) | (rows >= ny))[:, :, None] | ((columns < 0) | (columns >= nx))[:, None, :]
+    stamps[beyond] = outside
+    return stamps
+
+
+def shifted_psf(stamp: FloatImage, dx: NDArray[np.float64], dy: NDArray[np.float64], half: int) -> Cube:
+    """The PSF moved by (dx, dy) px through the Fourier shift theorem, cut or padded with 0 to (n, 2 half + 1, 2 half + 1)."""
+    reach = max(half, stamp.shape[0] // 2) + 2  # a rim keeps what wraps around out of the stamp
+    size = 2 * reach + 1
+    padded = np.pad(stamp.astype(np.float64), reach - stamp.shape[0] // 2)
+    frequency = np.fft.fftfreq(size)
+    phase_x = np.exp(-2j * np.pi * frequency * dx[:, None])
+    phase_y = np.exp(-2j * np.pi * frequency * dy[:, None])
+    moved = ifft2(fft2(padded) * phase_y[:, :, None] * phase_x[:, None, :], axes=(1, 2)).real
+    inner = slice(reach - half, reach + half + 1)
+    return np.asarray(moved[:, inner, inner])
+
+
+def measure(difference: Difference, peaks: Peaks, cfg: MeasureConfig) -> Features:
+    """Every feature column that needs no catalogue of sources.
+
+    flux          s-independent: FLUX(peak pixel) / A(dx, dy), A the score's profile (peaks.autocorrelation)
+    flux_err      FLUX_ERR(peak pixel) / A(dx, dy)
+    sharpness     highest s D of the 3 x 3 pixels about the peak / highest s f P there
+    chi2          sum (D - f P)^2 / sigma^2 over the core's usable pixels, divided by their number less 3
+    symmetry      sum of the opposite-sign score beyond lobe_sigma / the same of the own sign, within lobe_fwhm, at most 1; the
+                  negative side lobes that a point source of this S/N has in the score do not count
+    fwhm, elongation, roundness   see `_shape`
+    science_snr, reference_snr    see `_aperture_snr`
+    bad_fraction  unusable or absent share of the core
+    edge_distance see `edge_distance`
+    """
+    fwhm = psf_fwhm(difference.psf_science)
+    half = int(np.ceil(cfg.annulus_outer_fwhm * fwhm))
+    dx, dy = peaks.x - peaks.ix, peaks.y - peaks.iy
+    flux, flux_err = _psf_flux(difference, peaks, dx, dy)
+    dq = cut(difference.dq, peaks, half, outside=int(DQ.NO_COVERAGE)).astype(np.uint32)
+    core = _Core(peaks, dx, dy, half, fwhm, ~unusable(dq))
+    columns = {
+        "flux": flux,
+        "flux_err": flux_err,
+        "symmetry": _symmetry(difference, core, cfg),
+        "science_snr": _aperture_snr(difference.science, core, cfg),
+        "reference_snr": _aperture_snr(difference.reference, core, cfg),
+        "edge_distance": edge_distance(difference, peaks),
+    }
+    small = core.shrink(int(np.ceil(max(cfg.core_fwhm, cfg.aperture_fwhm) * fwhm)) + 1)
+    data = _filled(cut(difference.difference, peaks, small.half, outside=0.0), small)
+    model = shifted_psf(difference.psf_difference.stamp, dx, dy, small.half)
+    inside = small.radius <= cfg.core_fwhm * fwhm
+    columns["bad_fraction"] = 1.0 - (small.usable & inside).sum(axis=(1, 2)) / inside.sum(axis=(1, 2))
+    columns["chi2"] = _chi2(data, flux[:, None, None] * model, small.usable & inside, difference, flux_err)
+    shape, psf_moment_fwhm = _shapes(data, small, difference)
+    columns |= shape
+    sharpness, error, neighbour = _sharpness(data, flux[:, None, None] * model, small, difference)
+    columns["sharpness"] = sharpness
+    first = small.half
+    bits = np.where(inside, dq[:, half - first : half + first + 1, half - first : half + first + 1], 0)
+    return Features(
+        columns, error, neighbour, np.bitwise_or.reduce(bits.reshape(len(peaks), -1), axis=1).astype(np.uint32), psf_moment_fwhm
+    )
+
+
+class _Core:
+    """The common geometry of a cube: which pixels are usable and how far they lie from the sub-pixel position."""
+
+    def __init__(
+        self, peaks: Peaks, dx: NDArray[np.float64], dy: NDArray[np.float64], half: int, fwhm: float, usable: NDArray[np.bool_]
+    ) -> None:
+        self.peaks, self.dx, self.dy, self.half, self.fwhm, self.usable = peaks, dx, dy, half, fwhm, usable
+        reach = np.arange(-half, half + 1)
+        self.x = np.broadcast_to(reach - dx[:, None, None], usable.shape)
+        self.y = np.broadcast_to(reach[:, None] - dy[:, None, None], usable.shape)
+        self.radius = np.hypot(self.x, self.y)
+
+    def shrink(self, half: int) -> _Core:
+        half = min(half, self.half)
+        inner = slice(self.half - half, self.half + half + 1)
+        return _Core(self.peaks, self.dx, self.dy, half, self.fwhm, self.usable[:, inner, inner])
+
+
+def _filled(stamps: NDArray[np.generic], core: _Core) -> Cube:
+    return np.where(core.usable & np.isfinite(stamps), stamps, 0.0).astype(np.float64)
+
+
+def _psf_flux(
+    difference: Difference, peaks: Peaks, dx: NDArray[np.float64], dy: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    template = autocorrelation(difference.psf_difference.stamp)
+    centre = template.shape[0] // 2
+    profile = map_coordinates(template[centre - 3 : centre + 4, centre - 3 : centre + 4], [3.0 + dy, 3.0 + dx], order=3)
+    flux = difference.flux[peaks.iy, peaks.ix].astype(np.float64)
+    error = difference.flux_err[peaks.iy, peaks.ix].astype(np.float64)
+    return flux / profile, error / profile
+
+
+def _symmetry(difference: Difference, core: _Core, cfg: MeasureConfig) -> NDArray[np.float64]:
+    peaks, half = core.peaks, core.half
+    own = _filled(cut(difference.score, peaks, half, outside=0.0), core) * peaks.sign[:, None, None]
+    template = autocorrelation(difference.psf_difference.stamp)
+    centre = template.shape[0] // 2
+    reach = min(half, centre)
+    lobes = np.zeros((2 * half + 1, 2 * half + 1))
+    lobes[half - reach : half + reach + 1, half - reach : half + reach + 1] = template[
+        centre - reach : centre + reach + 1, centre - reach : centre + reach + 1
+    ].clip(max=0.0)
+    inside = core.radius <= cfg.lobe_fwhm * core.fwhm
+    opposite = np.where(inside, (-own + peaks.snr[:, None, None] * lobes - cfg.lobe_sigma).clip(min=0.0), 0.0).sum(axis=(1, 2))
+    positive = np.where(inside, (own - cfg.lobe_sigma).clip(min=0.0), 0.0).sum(axis=(1, 2))
+    return np.minimum(opposite / np.maximum(positive, np.finfo(np.float64).tiny), 1.0)
+
+
+def _chi2(data: Cube, model: Cube, used: NDArray[np.bool_], difference: Difference, flux_err: NDArray[np.float64]) -> NDArray[np.float64]:
+    power = float(np.sum(np.square(difference.psf_difference.stamp, dtype=np.float64)))
+    variance = np.square(flux_err) * power
+    squares = np.where(used, np.square(data - model), 0.0).sum(axis=(1, 2))
+    freedom = np.maximum(used.sum(axis=(1, 2)) - 3, 1)
+    return np.divide(squares, variance * freedom, out=np.zeros(len(squares)), where=variance > 0)
+
+
+def _sharpness(
+    data: Cube, model: Cube, core: _Core, difference: Difference
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Sharpness, its 1-sigma error from the noise of one pixel, and the brightest neighbour over the PSF's.
+
+    The neighbours are the 8 pixels about the highest; both maxima are read from the data and from the model at the same pixels.
+    """
+    half, sign = core.half, core.peaks.sign[:, None, None]
+    near = slice(half - 1, half + 2)
+    inner = (sign * data)[:, near, near].reshape(len(data), -1)
+    predicted = (sign * model)[:, near, near].reshape(len(data), -1)
+    peak = predicted.max(axis=1)
+    safe = np.where(peak > 0, peak, np.inf)
+    stamp = difference.psf_difference.stamp
+    error = np.sqrt(np.sum(np.square(stamp, dtype=np.float64))) / (float(stamp.max()) * np.maximum(core.peaks.snr, 1.0))
+    row, column = np.divmod(inner.argmax(axis=1), 3)
+    every = np.arange(len(data))
+    beside = np.full(len(data), -np.inf)
+    for dy in (-1, 0, 1):
+        for dx in (-1, 0, 1):
+            if (dy, dx) != (0, 0):
+                y, x = half - 1 + row + dy, half - 1 + column + dx
+                beside = np.maximum(beside, sign[:, 0, 0] * data[every, y, x])
+    centred = stamp[stamp.shape[0] // 2 - 1 : stamp.shape[0] // 2 + 2, stamp.shape[1] // 2 - 1 : stamp.shape[1] // 2 + 2].astype(np.float64)
+    share = float(np.sort(centred.ravel())[-2] / centred.max())
+    highest = inner.max(axis=1)
+    ratio = np.divide(beside, highest * share, out=np.ones(len(data)), where=highest > 0)
+    return highest / safe, error, ratio
+
+
+def _shape(data: Cube, core: _Core, window: float) -> dict[str, NDArray[np.float64]]:
+    """Second moments under a Gaussian window of variance w^2, freed of the window.
+
+    M = sum(g d r r^T) / sum(g d) over the usable pixels; C = (M^-1 - I / w^2)^-1 is exact for a Gaussian source (as in Kaiser,
+    Squires & Broadhurst 1995, windowed moments). With eigenvalues a >= b of C: fwhm = 2.355 (a b)^(1/4), elongation =
+    sqrt(a / b), roundness = (sqrt(C_xx) - sqrt(C_yy)) / mean of both.
+    """
+    weight = np.exp(-0.5 * np.square(core.radius / window)) * data
+    total = weight.sum(axis=(1, 2))
+    whole = total > 0
+    total = np.where(whole, total, 1.0)
+    xx = np.where(whole, (weight * core.x**2).sum(axis=(1, 2)) / total, window**2 / 2)
+    yy = np.where(whole, (weight * core.y**2).sum(axis=(1, 2)) / total, window**2 / 2)
+    xy = np.where(whole, (weight * core.x * core.y).sum(axis=(1, 2)) / total, 0.0)
+    mean, spread = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
+    low, high = (bound * window**2 for bound in _EIGEN_RANGE)
+    major, minor = np.clip(mean + spread, low, high), np.clip(mean - spread, low, high)
+    major, minor = (value * window**2 / (window**2 - value) for value in (major, minor))
+    angle = 0.5 * np.arctan2(2 * xy, xx - yy)
+    sigma_x = np.sqrt(major * np.cos(angle) ** 2 + minor * np.sin(angle) ** 2)
+    sigma_y = np.sqrt(major * np.sin(angle) ** 2 + minor * np.cos(angle) ** 2)
+    return {
+        "fwhm": FWHM_PER_SIGMA * (major * minor) ** 0.25,
+        "elongation": np.sqrt(major / minor),
+        "roundness": 2 * (sigma_x - sigma_y) / (sigma_x + sigma_y),
+    }
+
+
+def _shapes(data: Cube, core: _Core, difference: Difference) -> tuple[dict[str, NDArray[np.float64]], float]:
+    """Shapes of the candidates and, in the same window, the FWHM of the difference's PSF."""
+    stamp = difference.psf_difference.stamp
+    window = psf_width(stamp) / FWHM_PER_SIGMA
+    shape = _shape(data * core.peaks.sign[:, None, None], core, window)
+    zero, pixel = np.zeros(1), np.zeros(1, dtype=np.int64)
+    half = core.half
+    one = Peaks(zero, zero, pixel, pixel, pixel + 1, zero)
+    ideal = _Core(one, zero, zero, half, core.fwhm, np.ones((1, 2 * half + 1, 2 * half + 1), dtype=bool))
+    return shape, float(_shape(shifted_psf(stamp, zero, zero, half), ideal, window)["fwhm"][0])
+
+
+def _aperture_snr(plane: FloatImage, core: _Core, cfg: MeasureConfig) -> NDArray[np.float64]:
+    """S/N of the aperture sum over the local sky: (sum_ap - n b) / (sigma sqrt(n + n^2 pi / (2 m))).
+
+    b is the median and sigma the scaled MAD of the m usable ring pixels (the plane's own where the ring is empty or has no
+    spread), n the usable pixels of the aperture. Sky-limited: it holds no source noise, and neighbouring pixels that resampling
+    has correlated make it too high in the reference by the square root of the noise-equivalent kernel.
+    """
+    stamps = cut(plane, core.peaks, core.half, outside=np.nan).astype(np.float64)
+    good = core.usable & np.isfinite(stamps)
+    ring = (core.radius >= cfg.annulus_inner_fwhm * core.fwhm) & (core.radius <= cfg.annulus_outer_fwhm * core.fwhm) & good
+    sky, sigma, count = _ring_sky(np.where(ring, stamps, np.nan))
+    level, noise = _global_sky(plane)
+    sigma = np.where((count > 0) & (sigma > 0), sigma, noise)
+    sky = np.where(count > 0, sky, level)
+    aperture = (core.radius <= cfg.aperture_fwhm * core.fwhm) & good
+    pixels = aperture.sum(axis=(1, 2))
+    signal = np.where(aperture, stamps, 0.0).sum(axis=(1, 2)) - pixels * sky
+    error = sigma * np.sqrt(pixels + np.pi / 2 * np.square(pixels) / np.maximum(count, 1))
+    return np.divide(signal, error, out=np.zeros(len(signal)), where=error > 0)
+
+
+def _ring_sky(stamps: Cube) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    flat = stamps.reshape(len(stamps), -1)
+    flat = flat[:, np.isfinite(flat).any(axis=0)] if len(flat) else flat
+    count = np.isfinite(flat).sum(axis=1)
+    sky = _median(flat, count)
+    return sky, _MAD_TO_SIGMA * _median(np.abs(flat - sky[:, None]), count), count
+
+
+def _median(values: NDArray[np.float64], count: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Median of each row's `count` finite values; NaN, which sorts last, where there is none."""
+    if not values.size:
+        return np.full(len(values), np.nan)
+    ordered = np.sort(values, axis=1)
+    every = np.arange(len(values))
+    return np.asarray(0.5 * (ordered[every, (np.maximum(count, 1) - 1) // 2] + ordered[every, np.minimum(count // 2, values.shape[1] - 1)]))
+
+
+def _global_sky(plane: FloatImage) -> tuple[float, float]:
+    sample = plane.ravel()[::_SKY_STRIDE]
+    sample = sample[np.isfinite(sample)].astype(np.float64)
+    if not sample.size:
+        return 0.0, 0.0
+    level = float(np.median(sample))
+    return level, float(_MAD_TO_SIGMA * np.median(np.abs(sample - level)))
+
+
+def edge_distance(difference: Difference, peaks: Peaks) -> NDArray[np.float64]:
+    """Distance, px, from each peak to the image's border or to the nearest pixel outside the footprint, float64 (n,).
+
+    Outside are connected regions without coverage or without a finite value that touch the border; holes inside are no edge.
+    """
+    ny, nx = difference.dq.shape
+    distance = np.minimum.reduce([peaks.x + 0.5, nx - 0.5 - peaks.x, peaks.y + 0.5, ny - 0.5 - peaks.y])
+    void = (difference.dq & np.uint32(DQ.NO_COVERAGE | DQ.NOT_FINITE)) != 0
+    rim = [void[0], void[-1], void[:, 0], void[:, -1]]
+    if not any(side.any() for side in rim):
+        return distance
+    regions, _ = label(void)
+    touching = np.unique(np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]]))
+    outside = np.isin(regions, touching[touching > 0])
+    inner = np.zeros_like(outside)
+    inner[1:-1, 1:-1] = outside[1:-1, 1:-1] & outside[:-2, 1:-1] & outside[2:, 1:-1] & outside[1:-1, :-2] & outside[1:-1, 2:]
+    shore = np.argwhere(outside & ~inner)
+    reach, _ = cKDTree(shore[:, ::-1]).query(np.column_stack([peaks.x, peaks.y]))
+    return np.minimum(distance, reach)

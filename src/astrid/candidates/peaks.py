@@ -1,0 +1,235 @@
+"""Peaks of the score: local maxima of |S_corr| of both signs, one a physical source.
+
+S_corr is a matched filter, so a point source of S/N `s` leaves the profile `s * A`, where A is the autocorrelation of the
+difference's PSF (Zackay, Ofek & Gal-Yam 2016, Eqs. 12 and 25). What A explains of a peak belongs to its stronger neighbour.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.fft import irfft2, next_fast_len, rfft2
+from scipy.ndimage import map_coordinates, maximum_filter
+from scipy.spatial import cKDTree
+
+from astrid.config.schema.candidates import ExtractConfig
+from astrid.core.dq import unusable
+from astrid.core.records import Difference, FloatImage, Psf
+
+FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
+_NEIGHBOURS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
+_SADDLE_STEPS = np.linspace(0.0, 1.0, 13)[1:-1]  # samples of the line between two peaks, both left out
+_CROWD = 10  # so many times max_candidates are compared pairwise; weaker ones of a broken image are dropped and counted
+
+
+@dataclass(frozen=True, eq=False)
+class Peaks:
+    """Detections of one difference image, in raster order; every array has the shape (n,)."""
+
+    x: NDArray[np.float64]  # px, sub-pixel
+    y: NDArray[np.float64]  # px, sub-pixel
+    ix: NDArray[np.int64]  # px, the peak's pixel
+    iy: NDArray[np.int64]
+    sign: NDArray[np.int64]  # +1 brightened, -1 faded
+    snr: NDArray[np.float64]  # |S_corr| of the peak's pixel
+    dropped: int = 0  # detections that fell to the limit of a pair
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, rows: NDArray[np.int64], *, dropped: int = 0) -> Peaks:
+        """The peaks at `rows`, int (m,); `dropped` adds to the count of those that fell to the limit."""
+        kept = (self.x[rows], self.y[rows], self.ix[rows], self.iy[rows], self.sign[rows], self.snr[rows])
+        return Peaks(*kept, dropped=self.dropped + dropped)
+
+
+def psf_width(stamp: FloatImage) -> float:
+    """FWHM, px, of the Gaussian that has the stamp's noise-equivalent area 1 / sum(P^2) = 4 pi sigma^2. `stamp`: (k, k), sum 1."""
+    area = float(np.sum(stamp, dtype=np.float64) ** 2 / np.sum(np.square(stamp, dtype=np.float64)))
+    return float(FWHM_PER_SIGMA * np.sqrt(area / (4.0 * np.pi)))
+
+
+def psf_fwhm(psf: Psf) -> float:
+    """The PSF's FWHM, px: as measured where it was, else from the stamp's noise-equivalent area."""
+    return psf.fwhm if np.isfinite(psf.fwhm) and psf.fwhm > 0 else psf_width(psf.stamp)
+
+
+def autocorrelation(stamp: FloatImage) -> NDArray[np.float64]:
+    """A(d) = sum_x P(x) P(x + d) / sum P^2, float64 (2k - 1, 2k - 1), 1 at the centre: a point source in S_corr."""
+    size = 2 * stamp.shape[0] - 1
+    shape = (next_fast_len(size, real=True),) * 2
+    spectrum = rfft2(stamp.astype(np.float64), shape)
+    full = np.roll(irfft2(np.abs(spectrum) ** 2, shape), (size // 2, size // 2), axis=(0, 1))[:size, :size]
+    return np.asarray(full / full[size // 2, size // 2])
+
+
+def find_peaks(difference: Difference, cfg: ExtractConfig) -> Peaks:
+    """Detections of `difference` by `cfg.method`, in raster order, at most `cfg.max_candidates`.
+
+    Unusable pixels (core.dq) and pixels without a score are never peaks; a peak beside them is kept.
+    """
+    score = np.where(unusable(difference.dq) | ~np.isfinite(difference.score), np.float32(0), difference.score)
+    if cfg.method == "sep":
+        iy, ix, sign = _sep_positions(score, cfg)
+    elif cfg.method == "daofind":
+        iy, ix, sign = _daofind_positions(difference, score, cfg)
+    else:
+        iy, ix, sign = _maxima(score, cfg.threshold)
+    x, y = _subpixel(score, iy, ix, sign)
+    found = Peaks(x, y, ix, iy, sign, np.abs(score[iy, ix]).astype(np.float64))
+    if cfg.method == "peaks":
+        found = _strongest(found, _CROWD * cfg.max_candidates)
+        found = found.take(_distinct(found, score, difference, cfg))
+    found = _strongest(found, cfg.max_candidates)
+    return found.take(np.lexsort((found.sign, found.ix, found.iy)))
+
+
+def _strongest(peaks: Peaks, limit: int) -> Peaks:
+    excess = len(peaks) - limit
+    if excess <= 0:
+        return peaks
+    return peaks.take(_by_strength(peaks)[:limit], dropped=excess)
+
+
+def _by_strength(peaks: Peaks) -> NDArray[np.int64]:
+    return np.lexsort((peaks.ix, peaks.iy, -peaks.snr))
+
+
+def _maxima(score: FloatImage, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Pixels beyond the threshold that no neighbour of the 8 exceeds in the pixel's own sign; of equals the first in raster order."""
+    iy, ix = np.nonzero(np.abs(score) >= threshold)
+    value = score[iy, ix]
+    sign = np.where(value > 0, 1, -1)
+    strength = np.abs(value)
+    padded = np.pad(score, 1)
+    top = np.ones(len(iy), dtype=bool)
+    for dy, dx in _NEIGHBOURS:
+        beside = padded[iy + 1 + dy, ix + 1 + dx] * sign
+        top &= (strength > beside) if (dy, dx) < (0, 0) else (strength >= beside)
+    return iy[top], ix[top], sign[top].astype(np.int64)
+
+
+def _subpixel(
+    score: FloatImage, iy: NDArray[np.int64], ix: NDArray[np.int64], sign: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Vertex of the parabola through the peak and its two neighbours along x and along y, in the logarithm where all are positive.
+
+    The logarithm makes it exact for a Gaussian profile. An axis with a neighbour outside or masked keeps the pixel's centre.
+    """
+    padded = np.pad(score, 1)
+
+    def vertex(dy: int, dx: int) -> NDArray[np.float64]:
+        before, centre, after = (padded[iy + 1 + k * dy, ix + 1 + k * dx].astype(np.float64) * sign for k in (-1, 0, 1))
+        positive = (before > 0) & (centre > 0) & (after > 0)
+        known = (before != 0) & (after != 0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            low, mid, high = (np.where(positive, np.log(v), v) for v in (before, centre, after))
+            shift = 0.5 * (high - low) / (2.0 * mid - low - high)
+        return np.clip(np.where(known & np.isfinite(shift), shift, 0.0), -0.5, 0.5)
+
+    return ix + vertex(0, 1), iy + vertex(1, 0)
+
+
+def _distinct(peaks: Peaks, score: FloatImage, difference: Difference, cfg: ExtractConfig) -> NDArray[np.int64]:
+    """Rows of the peaks that are sources of their own, strongest first.
+
+    A weaker peak j falls to a stronger one i of S/N s_i when it has i's sign and is nearer than the separation or has no saddle
+    between, or when |S_j| < threshold + s_i * max(A), A's maximum (in the sign that links them) taken over the 3 x 3 pixels about j.
+    """
+    if len(peaks) < 2:
+        return np.arange(len(peaks))
+    template = autocorrelation(difference.psf_difference.stamp)
+    lifted, sunk = maximum_filter(template, 3), maximum_filter(-template, 3)
+    half = template.shape[0] // 2
+    fwhm = psf_fwhm(difference.psf_science)
+    pairs = cKDTree(np.column_stack([peaks.ix, peaks.iy])).query_pairs(max(half, cfg.saddle_fwhm * fwhm), output_type="ndarray")
+    rank = np.empty(len(peaks), dtype=np.int64)
+    order = _by_strength(peaks)
+    rank[order] = np.arange(len(peaks))
+    strong, weak = np.where(rank[pairs[:, 0]] < rank[pairs[:, 1]], pairs.T, pairs.T[::-1])
+    dx, dy = peaks.ix[weak] - peaks.ix[strong], peaks.iy[weak] - peaks.iy[strong]
+    distance = np.hypot(peaks.x[weak] - peaks.x[strong], peaks.y[weak] - peaks.y[strong])
+    same = peaks.sign[weak] == peaks.sign[strong]
+    inside = (np.abs(dx) <= half) & (np.abs(dy) <= half)
+    cell = (np.clip(dy + half, 0, 2 * half), np.clip(dx + half, 0, 2 * half))
+    expected = np.where(inside, np.where(same, lifted[cell], sunk[cell]), 0.0).clip(min=0.0) * peaks.snr[strong]
+    falls = inside & (expected > 0) & (peaks.snr[weak] < cfg.threshold + expected)
+    falls |= same & (distance < cfg.separation_fwhm * fwhm)
+    near = np.flatnonzero(same & ~falls & (distance < cfg.saddle_fwhm * fwhm))
+    falls[near] = _saddle(peaks, score, strong[near], weak[near]) > peaks.snr[weak[near]] - cfg.saddle_depth
+    return _greedy(order, strong[falls], weak[falls], rank)
+
+
+def _saddle(peaks: Peaks, score: FloatImage, strong: NDArray[np.int64], weak: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The lowest score, in the peaks' sign, on the straight line between each pair; shape (pairs,)."""
+    if not len(strong):
+        return np.zeros(0)
+    x = peaks.ix[strong, None] + (peaks.ix[weak] - peaks.ix[strong])[:, None] * _SADDLE_STEPS
+    y = peaks.iy[strong, None] + (peaks.iy[weak] - peaks.iy[strong])[:, None] * _SADDLE_STEPS
+    return np.asarray((map_coordinates(score, [y, x], order=1) * peaks.sign[strong, None]).min(axis=1), dtype=np.float64)
+
+
+def _greedy(order: NDArray[np.int64], strong: NDArray[np.int64], weak: NDArray[np.int64], rank: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Strongest first: a peak that still stands fells the weaker ones tied to it."""
+    stands = np.ones(len(order), dtype=bool)
+    by_strong = np.argsort(rank[strong], kind="stable")
+    strong, weak = strong[by_strong], weak[by_strong]
+    first, starts = np.unique(rank[strong], return_index=True)
+    for place, felled in zip(first, np.split(weak, starts[1:]), strict=True) if len(strong) else ():
+        if stands[order[place]]:
+            stands[felled] = False
+    return order[stands[order]]
+
+
+def _sep_positions(score: FloatImage, cfg: ExtractConfig) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Peak pixels of the isophotes of S_corr and of -S_corr at the threshold, deblended by sep (Barbary 2016)."""
+    import sep
+
+    parts = []
+    for sign in (1, -1):
+        plane = np.ascontiguousarray(score * sign, dtype=np.float32)
+        found = sep.extract(plane, cfg.threshold, minarea=1, filter_kernel=None)
+        parts.append((found["ypeak"], found["xpeak"], np.full(len(found), sign)))
+    iy, ix, signs = (np.concatenate(column).astype(np.int64) for column in zip(*parts, strict=True))
+    return iy, ix, signs
+
+
+def _daofind_positions(
+    difference: Difference, score: FloatImage, cfg: ExtractConfig
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Pixels found by DAOFIND (Stetson 1987) in D over its pixel noise, both signs; its own matched filter, not S_corr, decides."""
+    import warnings
+
+    from photutils.detection import DAOStarFinder
+    from photutils.utils.exceptions import NoDetectionsWarning
+
+    stamp = difference.psf_difference.stamp
+    noise = difference.flux_err * np.sqrt(np.sum(np.square(stamp, dtype=np.float64)))
+    bad = (score == 0) | ~np.isfinite(difference.difference) | ~(noise > 0)
+    plane = np.divide(difference.difference, noise, out=np.zeros(noise.shape), where=~bad)
+    finder = DAOStarFinder(cfg.threshold, psf_width(stamp), sharpness_range=None, roundness_range=None)
+    parts = []
+    for sign in (1, -1):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NoDetectionsWarning)  # no source is an answer, not a fault
+            table = finder(plane * sign, mask=bad)
+        if table is not None:
+            parts.append(_snap(score * sign, np.asarray(table["y_centroid"]), np.asarray(table["x_centroid"]), sign))
+    if not parts:
+        return (np.zeros(0, dtype=np.int64),) * 3
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
+
+
+def _snap(plane: FloatImage, y: NDArray[np.float64], x: NDArray[np.float64], sign: int) -> tuple[NDArray[np.int64], ...]:
+    """The highest pixel of `plane` among the 3 x 3 about each position, each once and only where it is positive."""
+    iy, ix = np.rint(y).astype(np.int64), np.rint(x).astype(np.int64)
+    steps = [(0, 0), *_NEIGHBOURS]
+    rows = np.stack([np.clip(iy + dy, 0, plane.shape[0] - 1) for dy, _ in steps])
+    columns = np.stack([np.clip(ix + dx, 0, plane.shape[1] - 1) for _, dx in steps])
+    best = np.argmax(plane[rows, columns], axis=0)
+    every = np.arange(len(iy))
+    flat = np.unique(rows[best, every] * plane.shape[1] + columns[best, every])
+    flat = flat[plane.ravel()[flat] > 0]
+    return flat // plane.shape[1], flat % plane.shape[1], np.full(len(flat), sign, dtype=np.int64)

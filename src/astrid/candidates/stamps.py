@@ -1,0 +1,86 @@
+"""Stamps of candidates: science, reference and difference on one grid, masked pixels NaN, nothing filled with zeros."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from astrid.core.dq import DQ, unusable
+from astrid.core.errors import DataSetError
+from astrid.core.records import Difference
+
+STAMP_SIZE = 63  # px
+
+
+def cut_stamps(difference: Difference, candidates: pd.DataFrame, size: int = STAMP_SIZE) -> NDArray[np.float32]:
+    """Triplets float32 (n, 3, size, size): science, reference, sign * difference, in the image's unit.
+
+    Centred on the pixel nearest to the detection. NaN in all three where the DQ plane says unusable or a plane is not finite,
+    and where the stamp leaves the image (such a candidate is unscorable, see `judge`).
+
+    Raises `DataSetError` for an even size or a candidate whose position is not in the image.
+    """
+    _check(difference, candidates, size)
+    ix, iy = _pixels(candidates)
+    rows, columns, outside = _windows(ix, iy, size, difference.dq.shape)
+    bad = unusable(difference.dq)
+    sign = candidates["sign"].to_numpy().astype(np.float32)
+    planes = (difference.science, difference.reference, difference.difference)
+    stamps = np.stack([plane[rows, columns].astype(np.float32) for plane in planes], axis=1)
+    stamps[:, 2] *= sign[:, None, None]
+    masked = outside | bad[rows, columns] | ~np.isfinite(stamps).all(axis=1)
+    stamps[np.broadcast_to(masked[:, None], stamps.shape)] = np.nan
+    return stamps
+
+
+def judge(
+    difference: Difference, x: NDArray[np.float64], y: NDArray[np.float64], *, size: int, max_masked: float
+) -> tuple[NDArray[np.bool_], list[str]]:
+    """Which stamps of `size` px about the positions can be scored, bool (n,), and the reason of each that cannot ("" else)."""
+    ny, nx = difference.dq.shape
+    ix, iy = np.rint(x).astype(np.int64), np.rint(y).astype(np.int64)
+    rows, columns, outside = _windows(ix, iy, size, (ny, nx))
+    bits = np.where(outside, 0, difference.dq[rows, columns])
+    masked = unusable(bits).mean(axis=(1, 2))
+    uncovered = ((bits & np.uint32(DQ.NO_COVERAGE)) != 0).mean(axis=(1, 2))
+    leaves = outside.any(axis=(1, 2))
+    scorable = ~leaves & (masked <= max_masked)
+    reasons = []
+    for row in range(len(x)):
+        if leaves[row]:
+            room = int(min(ix[row], nx - 1 - ix[row], iy[row], ny - 1 - iy[row]))
+            reasons.append(f"the {size} px stamp leaves the image: {room} px to its edge, {size // 2} are needed")
+        elif not scorable[row]:
+            share = f"{masked[row]:.0%} of the stamp is unusable ({uncovered[row]:.0%} without reference)"
+            reasons.append(f"{share}, {max_masked:.0%} is allowed")
+        else:
+            reasons.append("")
+    return scorable, reasons
+
+
+def _check(difference: Difference, candidates: pd.DataFrame, size: int) -> None:
+    if size < 1 or size % 2 == 0:
+        raise DataSetError(f"a stamp of {size} px has no central pixel; ask for an odd size.")
+    ny, nx = difference.dq.shape
+    x, y = candidates["x"].to_numpy(), candidates["y"].to_numpy()
+    inside = (x >= -0.5) & (x <= nx - 0.5) & (y >= -0.5) & (y <= ny - 0.5)
+    if not inside.all():
+        first = int(np.flatnonzero(~inside)[0])
+        raise DataSetError(
+            f"candidate {first} at x = {x[first]:.1f}, y = {y[first]:.1f} is not in the image of {nx} x {ny} px; use the difference it was found in."
+        )
+
+
+def _pixels(candidates: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return np.rint(candidates["x"].to_numpy(np.float64)).astype(np.int64), np.rint(candidates["y"].to_numpy(np.float64)).astype(np.int64)
+
+
+def _windows(
+    ix: NDArray[np.int64], iy: NDArray[np.int64], size: int, shape: tuple[int, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Row and column numbers, clipped to the image, that broadcast to (n, size, size), and True where they were outside."""
+    reach = np.arange(size) - size // 2
+    rows, columns = (iy[:, None] + reach)[:, :, None], (ix[:, None] + reach)[:, None, :]
+    outside = (rows < 0) | (rows >= shape[0]) | (columns < 0) | (columns >= shape[1])
+    return rows.clip(0, shape[0] - 1), columns.clip(0, shape[1] - 1), outside

@@ -1,0 +1,67 @@
+"""The calibration of one exposure: detector, cosmic rays, sky, variance and PSF."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from astrid.config.schema._base import Count, Fraction, NonNegative, Positive, PositiveCount, section
+from astrid.config.schema.psf import PsfConfig
+
+
+@section
+class DetectorConfig:
+    """What the detector did to the photons, and which of its pixels cannot be used."""
+
+    overscan_clip: Positive  # sigma, overscan pixels farther than this from their row's level are dropped
+    saturation_fraction: Fraction  # of the saturation level; at or above it a pixel counts as saturated
+    bleed_min_px: PositiveCount  # px, a saturated run along a column at least this long carries a bleed trail
+    bleed_grow_px: Count  # px, the trail is grown along the column by this, and by one column to each side
+    hot_sigma: Positive  # sigma of the master bias; a pixel above its median by this is hot
+    dead_fraction: Fraction  # of the master flat's median; a pixel below it is dead
+    edge_px: Count  # px, margin of the detector that is marked as edge
+
+
+@section
+class CosmicsConfig:
+    """L.A.Cosmic (van Dokkum 2001, PASP 113, 1420), guarded by the sharpness that the PSF allows."""
+
+    apply_to: Literal["raw", "every", "none"]  # exposures that are searched: raw ones, archive-calibrated ones too, none
+    sigma: Positive  # sigma, Laplacian-to-noise limit of a cosmic ray
+    neighbour_fraction: Fraction  # of `sigma`, limit of the pixels beside one
+    object_contrast: Positive  # least contrast of the Laplacian over the fine structure
+    iterations: PositiveCount  # rounds at most
+    sharpness_margin: NonNegative  # a group stays when it is sharper than a point source by this, relative to its peak
+    sharpness_sigma: NonNegative  # and by this many sigma of its pixels
+
+
+@section
+class BackgroundConfig:
+    """The sky and its RMS."""
+
+    mesh_px: PositiveCount  # px, side of a mesh cell; larger than the galaxies that are to stay
+    filter_cells: PositiveCount  # cells, side of the median filter over the mesh
+    source_sigma: Positive  # sigma, pixels of the smoothed image above this are sources and masked
+    source_grow_px: Count  # px, sources are grown by this before they are masked
+    iterations: PositiveCount  # rounds of (mask, sky)
+    max_masked_fraction: Fraction  # of the pixels; beyond it no sky can be measured and the exposure is refused
+    archive_sky: Literal["mesh", "constant", "none"]  # sky removed from an archive-calibrated image: mesh, its median, nothing
+
+
+@section
+class GivenPsfConfig:
+    """How a PSF stamp that comes with the exposure is cut."""
+
+    enclosed: Fraction  # of its flux, within the stamp that is kept
+    max_px: PositiveCount  # px, largest side that is kept
+
+
+@section
+class CalibrateConfig:
+    """Raw or archive-calibrated exposure -> sky-subtracted image with variance, DQ and PSF."""
+
+    max_unusable_fraction: Fraction  # of the pixels; an exposure with more is quarantined
+    detector: DetectorConfig
+    cosmics: CosmicsConfig
+    background: BackgroundConfig
+    given_psf: GivenPsfConfig
+    psf: PsfConfig

@@ -1,0 +1,1 @@
+"""Raw exposure -> calibrated, aligned and properly subtracted: arrays in, arrays out."""

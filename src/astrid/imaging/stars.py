@@ -1,0 +1,137 @@
+"""Star-like sources of one image, with windowed centroids."""
+
+from __future__ import annotations
+
+from enum import IntFlag
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from astrid.config.schema.psf import StarsConfig
+from astrid.core.dq import unusable
+from astrid.core.records import DQImage, FloatImage
+
+FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
+_LOCUS_SNR = 20.0  # sources that tell the size of the stars
+_APERTURE_SIGMAS = 4.0  # aperture radius in units of a source's RMS radius
+_PIXSTACK = 3_000_000  # active pixels that SEP may hold
+_APERTURE_NEIGHBOUR = 1e-3
+
+STAR_DTYPE = np.dtype(
+    [
+        ("x", "f8"),  # px, windowed centroid
+        ("y", "f8"),  # px
+        ("flux", "f8"),  # unit of the image, in a circular aperture
+        ("peak", "f8"),  # unit of the image, brightest pixel
+        ("fwhm", "f8"),  # px, twice the half-light radius
+        ("snr", "f8"),  # aperture flux over its error
+        ("elongation", "f8"),  # major over minor axis
+        ("flags", "u4"),  # StarFlag bits; 0 = a star
+    ]
+)
+
+
+class StarFlag(IntFlag):
+    """Why a source is not used as a star."""
+
+    FAINT = 1
+    NOT_STAR_LIKE = 2
+    MASKED = 4
+    BLENDED = 8
+    EDGE = 16
+
+
+def usable_pixels(data: FloatImage, variance: FloatImage, dq: DQImage) -> NDArray[np.bool_]:
+    """True where data and variance are finite, the variance is positive, and no DQ bit forbids the pixel."""
+    good: NDArray[np.bool_] = np.isfinite(data) & np.isfinite(variance) & ~unusable(dq)
+    good &= variance > 0
+    return good
+
+
+def find_stars(
+    data: FloatImage, variance: FloatImage, dq: DQImage, config: StarsConfig, *, expected_fwhm: float = float("nan")
+) -> NDArray[Any]:
+    """Find sources and mark the star-like ones.
+
+    Parameters
+    ----------
+    data, variance, dq
+        (ny, nx) sky-subtracted image, its variance and DQ plane.
+    config
+        Thresholds.
+    expected_fwhm
+        px; where the PSF is known, stars are told by it instead of by the commonest small size.
+
+    Returns
+    -------
+    Structured array of `STAR_DTYPE`, brightest first; `flags == 0` marks stars. Empty when nothing is found.
+    """
+    import sep
+
+    good = usable_pixels(data, variance, dq)
+    if not good.any():
+        return np.zeros(0, STAR_DTYPE)
+    image = np.ascontiguousarray(np.where(good, data, 0), dtype=np.float32)
+    error = np.sqrt(np.where(good, variance, 1), dtype=np.float32)
+    mask = ~good
+    sep.set_extract_pixstack(max(_PIXSTACK, image.size // 4))
+    found = sep.extract(image, config.threshold, err=error, mask=mask, minarea=config.min_pixels, filter_type="conv")
+    if len(found) == 0:
+        return np.zeros(0, STAR_DTYPE)
+    found = found[np.argsort(-found["flux"], kind="stable")][: 4 * config.max_stars]
+    stars = _measure(image, error, mask, found)
+    _flag(stars, found, mask, config, expected_fwhm)
+    stars = stars[np.isfinite(stars["flux"]) & (stars["flux"] > 0)]
+    order = np.lexsort((stars["x"], -stars["flux"], stars["flags"] != 0))
+    kept = stars[order][: config.max_stars]
+    return kept[np.argsort(-kept["flux"], kind="stable")]
+
+
+def _measure(image: FloatImage, error: FloatImage, mask: NDArray[np.bool_], found: NDArray[Any]) -> NDArray[Any]:
+    import sep
+
+    stars = np.zeros(len(found), STAR_DTYPE)
+    size = np.maximum(np.sqrt(found["a"] * found["b"]), 0.5)
+    radius = np.maximum(_APERTURE_SIGMAS * size, 3.0)
+    half, _ = sep.flux_radius(image, found["x"], found["y"], radius, 0.5, mask=mask, subpix=5)
+    half = np.clip(np.nan_to_num(half, nan=1.0), 0.5, radius)
+    x, y, _ = sep.winpos(image, found["x"], found["y"], 2.0 * half / FWHM_PER_SIGMA, mask=mask, subpix=11)
+    wild = np.hypot(x - found["x"], y - found["y"]) > half
+    stars["x"] = np.where(wild, found["x"], x)
+    stars["y"] = np.where(wild, found["y"], y)
+    flux, flux_error, _ = sep.sum_circle(image, stars["x"], stars["y"], np.maximum(2.0 * half, 1.5), err=error, mask=mask, subpix=5)
+    stars["flux"], stars["peak"], stars["fwhm"] = flux, found["peak"], 2.0 * half
+    stars["snr"] = flux / np.maximum(flux_error, np.finfo(np.float32).tiny)
+    stars["elongation"] = found["a"] / np.maximum(found["b"], 1e-6)
+    return stars
+
+
+def _flag(stars: NDArray[Any], found: NDArray[Any], mask: NDArray[np.bool_], config: StarsConfig, expected: float) -> None:
+    import sep
+
+    flags = np.zeros(len(stars), np.uint32)
+    flags[stars["snr"] < config.min_snr] |= np.uint32(StarFlag.FAINT)
+    flags[(found["flag"] & sep.OBJ_MERGED) != 0] |= np.uint32(StarFlag.BLENDED)
+    ny, nx = mask.shape
+    inside = (np.minimum(stars["x"], nx - 1 - stars["x"]) >= config.edge) & (np.minimum(stars["y"], ny - 1 - stars["y"]) >= config.edge)
+    flags[~inside] |= np.uint32(StarFlag.EDGE)
+    holes, _, _ = sep.sum_circle(mask.astype(np.float32), stars["x"], stars["y"], stars["fwhm"], subpix=1)
+    flags[holes > _APERTURE_NEIGHBOUR] |= np.uint32(StarFlag.MASKED)
+    locus = expected if np.isfinite(expected) else _size_of_stars(stars, flags, config)
+    odd = np.abs(np.log(stars["fwhm"] / locus)) > config.size_tolerance
+    flags[odd | (stars["elongation"] > config.max_elongation)] |= np.uint32(StarFlag.NOT_STAR_LIKE)
+    stars["flags"] = flags
+
+
+def _size_of_stars(stars: NDArray[Any], flags: NDArray[np.uint32], config: StarsConfig) -> float:
+    """The commonest size among clean, round, bright sources (the half-sample mode of its logarithm)."""
+    clean = (flags == 0) & (stars["elongation"] <= config.max_elongation)
+    bright = clean & (stars["snr"] >= _LOCUS_SNR)
+    chosen = bright if bright.sum() >= 5 else clean if clean.any() else np.ones(len(stars), bool)
+    sizes = np.sort(np.log(stars["fwhm"][chosen]))
+    while len(sizes) > 3:
+        half = (len(sizes) + 1) // 2
+        start = int(np.argmin(sizes[half - 1 :] - sizes[: len(sizes) - half + 1]))
+        sizes = sizes[start : start + half]
+    return float(np.exp(np.median(sizes)))

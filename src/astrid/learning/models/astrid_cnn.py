@@ -1,0 +1,21 @@
+"""AstrID's first network: three convolution blocks and a dense layer."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from astrid.config.schema.model import ModelConfig
+
+_BLOCKS = (1, 2, 4)  # channels of the blocks over the width: 32-64-128 at width 32
+_POOLED = 7  # px, side of the map after three max-pools of a 63-pixel stamp: 63 -> 31 -> 15 -> 7
+
+
+def layers(cfg: ModelConfig) -> nn.Sequential:
+    """3x3 convolutions with ReLU and max-pool, then dense, dropout, one output: (n, 3, 63, 63) -> (n, 1)."""
+    stack: list[nn.Module] = []
+    channels = 3
+    for factor in _BLOCKS:
+        stack += [nn.Conv2d(channels, factor * cfg.width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        channels = factor * cfg.width
+    head = [nn.Flatten(), nn.Linear(channels * _POOLED**2, cfg.dense), nn.ReLU(), nn.Dropout(cfg.dropout), nn.Linear(cfg.dense, 1)]
+    return nn.Sequential(*stack, *head)

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from astrid.core.runtime import atomic_path, configure_logging, log, parallel_map, rng_for, worker_count, write_json
+
+
+def square(value: int) -> int:
+    if value < 0:
+        raise ValueError("negative")
+    return value * value
+
+
+def test_a_generator_depends_on_seed_and_identity_only() -> None:
+    assert rng_for(1, "a", 2).random() == rng_for(1, "a", 2).random()
+    values = {rng_for(seed, name).random() for seed in (1, 2) for name in ("a", "b")}
+    assert len(values) == 4
+    assert rng_for(1, "ab", "c").random() != rng_for(1, "a", "bc").random()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_parallel_map_yields_every_item_with_its_result(workers: int) -> None:
+    assert dict(parallel_map(square, range(7), workers=workers, description="squares")) == {n: n * n for n in range(7)}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_parallel_map_hands_a_workers_exception_to_the_caller(workers: int) -> None:
+    with pytest.raises(ValueError, match="negative"):
+        list(parallel_map(square, [1, -1, 2], workers=workers, description="squares"))
+
+
+def test_zero_workers_means_every_core() -> None:
+    assert worker_count(0) >= 1
+    assert worker_count(3) == 3
+
+
+def test_an_atomic_path_appears_only_when_the_block_ends_well(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "product.txt"
+
+    def half_way() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        half_way()
+    assert list(target.parent.iterdir()) == []
+    with atomic_path(target) as temporary:
+        temporary.write_text("whole")
+    assert [path.name for path in target.parent.iterdir()] == ["product.txt"]
+
+
+def test_json_is_sorted_and_holds_no_nan(tmp_path: Path) -> None:
+    path = tmp_path / "numbers.json"
+    write_json(path, {"b": np.float32("nan"), "a": np.arange(2), "c": (np.int64(3), float("inf"))})
+    assert json.loads(path.read_text()) == {"a": [0, 1], "b": None, "c": [3, None]}
+    assert path.read_text().index('"a"') < path.read_text().index('"b"')
+
+
+def test_json_logs_are_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(json_logs=True, level=logging.INFO)
+    log.info("two\nlines")
+    entry = json.loads(capsys.readouterr().err)
+    assert entry["message"] == "two\nlines"
+    configure_logging()
