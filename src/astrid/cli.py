@@ -11,7 +11,7 @@ import click
 
 from astrid import __version__
 from astrid.core.errors import AstridError
-from astrid.core.runtime import configure_logging
+from astrid.core.threads import hold_to_one_thread
 
 CONF = Path("conf")
 PARAMS = Path("params.yaml")
@@ -26,6 +26,8 @@ target = click.Path(path_type=Path, dir_okay=False)
 @click.option("--json-logs", is_flag=True, help="Log one JSON object a line to standard error.")
 def cli(json_logs: bool) -> None:
     """From raw telescope images to a deployed real/bogus classifier for supernovae."""
+    from astrid.core.runtime import configure_logging
+
     configure_logging(json_logs=json_logs)
 
 
@@ -148,6 +150,7 @@ def registry_list() -> None:
 def main() -> None:
     """Entry point: an `AstridError` is one sentence and exit code 2; anything else is a defect and keeps its traceback."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    hold_to_one_thread()
     try:
         cli.main(standalone_mode=False)
     except AstridError as error:

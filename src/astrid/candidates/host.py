@@ -52,13 +52,13 @@ def reference_sources(difference: Difference, cfg: HostConfig) -> Sources:
     size = FWHM_PER_SIGMA * np.sqrt(found["a"] * found["b"])
     extended = size > cfg.extended_ratio * psf_fwhm(difference.psf_reference)
     star = ~extended & (found["peak"] > cfg.star_snr * sky.globalrms)
-    names = ("x", "y", "a", "b", "theta", "flux", "peak")
-    return Sources(*(found[name].astype(np.float64) for name in names), extended=extended, star=star, sky_sigma=float(sky.globalrms))
+    x, y, major, minor, theta, flux, peak = (found[name].astype(np.float64) for name in ("x", "y", "a", "b", "theta", "flux", "peak"))
+    return Sources(x, y, major, minor, theta, flux, peak, extended, star, float(sky.globalrms))
 
 
 def _nothing() -> Sources:
     none, no = np.zeros(0), np.zeros(0, dtype=bool)
-    return Sources(none, none, none, none, none, none, none, extended=no, star=no, sky_sigma=0.0)
+    return Sources(none, none, none, none, none, none, none, no, no, 0.0)
 
 
 def light_radius(

@@ -1,13 +1,14 @@
 """Features of candidates, all at once: core cubes are cut around every peak and reduced along their pixels.
 
 Radii are in FWHM of the science PSF (`MeasureConfig`). f is the PSF flux, s the sign, P the difference's PSF shifted to the
-candidate's sub-pixel position, and sigma^2 = flux_err^2 * sum(P^2) the pixel variance of D, which follows from the variance
-of the PSF flux in a proper (white) difference: var(f) = sigma^2 / sum(P^2) (Zackay, Ofek & Gal-Yam 2016, Eq. 41).
+candidate's sub-pixel position, and sigma the pixel noise of D, white in a proper difference (Zackay, Ofek & Gal-Yam 2016),
+measured in the ring about the candidate.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ class Features:
     psf_moment_fwhm: float  # px, the difference PSF in the measure of the column fwhm
 
 
-def cut(plane: NDArray[np.generic], peaks: Peaks, half: int, *, outside: float) -> NDArray[np.generic]:
+def cut(plane: NDArray[Any], peaks: Peaks, half: int, *, outside: float) -> NDArray[Any]:
     """Stamps (n, 2 half + 1, 2 half + 1) of `plane` (ny, nx) centred on the peaks' pixels; `outside` fills what leaves the image."""
     reach = np.arange(-half, half + 1)
     rows, columns = peaks.iy[:, None] + reach, peaks.ix[:, None] + reach
@@ -45,7 +46,7 @@ def cut(plane: NDArray[np.generic], peaks: Peaks, half: int, *, outside: float) 
     stamps = plane[rows.clip(0, ny - 1)[:, :, None], columns.clip(0, nx - 1)[:, None, :]]
     beyond = ((rows < 0) | (rows >= ny))[:, :, None] | ((columns < 0) | (columns >= nx))[:, None, :]
     stamps[beyond] = outside
-    return stamps
+    return np.asarray(stamps)
 
 
 def shifted_psf(stamp: FloatImage, dx: NDArray[np.float64], dy: NDArray[np.float64], half: int) -> Cube:
@@ -64,10 +65,11 @@ def shifted_psf(stamp: FloatImage, dx: NDArray[np.float64], dy: NDArray[np.float
 def measure(difference: Difference, peaks: Peaks, cfg: MeasureConfig) -> Features:
     """Every feature column that needs no catalogue of sources.
 
-    flux          s-independent: FLUX(peak pixel) / A(dx, dy), A the score's profile (peaks.autocorrelation)
+    flux          FLUX(peak pixel) / A(dx, dy), A the score's profile (peaks.autocorrelation)
     flux_err      FLUX_ERR(peak pixel) / A(dx, dy)
     sharpness     highest s D of the 3 x 3 pixels about the peak / highest s f P there
-    chi2          sum (D - f P)^2 / sigma^2 over the core's usable pixels, divided by their number less 3
+    chi2          sum (D - f P)^2 / sigma^2 over the core's usable pixels, divided by their number less 3; sigma holds no
+                  photon noise of the source, so it rises above 1 where that outshines the sky's
     symmetry      sum of the opposite-sign score beyond lobe_sigma / the same of the own sign, within lobe_fwhm, at most 1; the
                   negative side lobes that a point source of this S/N has in the score do not count
     fwhm, elongation, roundness   see `_shape`
@@ -89,15 +91,18 @@ def measure(difference: Difference, peaks: Peaks, cfg: MeasureConfig) -> Feature
         "reference_snr": _aperture_snr(difference.reference, core, cfg),
         "edge_distance": edge_distance(difference, peaks),
     }
+    noise = _local_sky(difference.difference, core, cfg)[1]
     small = core.shrink(int(np.ceil(max(cfg.core_fwhm, cfg.aperture_fwhm) * fwhm)) + 1)
     data = _filled(cut(difference.difference, peaks, small.half, outside=0.0), small)
     model = shifted_psf(difference.psf_difference.stamp, dx, dy, small.half)
     inside = small.radius <= cfg.core_fwhm * fwhm
     columns["bad_fraction"] = 1.0 - (small.usable & inside).sum(axis=(1, 2)) / inside.sum(axis=(1, 2))
-    columns["chi2"] = _chi2(data, flux[:, None, None] * model, small.usable & inside, difference, flux_err)
+    columns["chi2"] = _chi2(data - flux[:, None, None] * model, small.usable & inside, noise)
     shape, psf_moment_fwhm = _shapes(data, small, difference)
     columns |= shape
-    sharpness, error, neighbour = _sharpness(data, flux[:, None, None] * model, small, difference)
+    stamp = difference.psf_difference.stamp
+    pixel_error = flux_err * np.sqrt(np.sum(np.square(stamp, dtype=np.float64)))  # of D, from var(f) = sigma^2 / sum(P^2)
+    sharpness, error, neighbour = _sharpness(data, flux[:, None, None] * model, small, np.fmax(noise, pixel_error), stamp)
     columns["sharpness"] = sharpness
     first = small.half
     bits = np.where(inside, dq[:, half - first : half + first + 1, half - first : half + first + 1], 0)
@@ -124,7 +129,7 @@ class _Core:
         return _Core(self.peaks, self.dx, self.dy, half, self.fwhm, self.usable[:, inner, inner])
 
 
-def _filled(stamps: NDArray[np.generic], core: _Core) -> Cube:
+def _filled(stamps: NDArray[Any], core: _Core) -> Cube:
     return np.where(core.usable & np.isfinite(stamps), stamps, 0.0).astype(np.float64)
 
 
@@ -150,21 +155,19 @@ def _symmetry(difference: Difference, core: _Core, cfg: MeasureConfig) -> NDArra
         centre - reach : centre + reach + 1, centre - reach : centre + reach + 1
     ].clip(max=0.0)
     inside = core.radius <= cfg.lobe_fwhm * core.fwhm
-    opposite = np.where(inside, (-own + peaks.snr[:, None, None] * lobes - cfg.lobe_sigma).clip(min=0.0), 0.0).sum(axis=(1, 2))
+    opposite = np.where(inside, (-own + peaks.strength[:, None, None] * lobes - cfg.lobe_sigma).clip(min=0.0), 0.0).sum(axis=(1, 2))
     positive = np.where(inside, (own - cfg.lobe_sigma).clip(min=0.0), 0.0).sum(axis=(1, 2))
-    return np.minimum(opposite / np.maximum(positive, np.finfo(np.float64).tiny), 1.0)
+    return np.asarray(opposite / np.maximum(np.maximum(positive, opposite), np.finfo(np.float64).tiny))
 
 
-def _chi2(data: Cube, model: Cube, used: NDArray[np.bool_], difference: Difference, flux_err: NDArray[np.float64]) -> NDArray[np.float64]:
-    power = float(np.sum(np.square(difference.psf_difference.stamp, dtype=np.float64)))
-    variance = np.square(flux_err) * power
-    squares = np.where(used, np.square(data - model), 0.0).sum(axis=(1, 2))
-    freedom = np.maximum(used.sum(axis=(1, 2)) - 3, 1)
-    return np.divide(squares, variance * freedom, out=np.zeros(len(squares)), where=variance > 0)
+def _chi2(residual: Cube, used: NDArray[np.bool_], noise: NDArray[np.float64]) -> NDArray[np.float64]:
+    squares = np.where(used, np.square(residual), 0.0).sum(axis=(1, 2))
+    expected = np.square(noise) * np.maximum(used.sum(axis=(1, 2)) - 3, 1)
+    return np.asarray(np.divide(squares, expected, out=np.zeros(len(squares)), where=expected > 0))
 
 
 def _sharpness(
-    data: Cube, model: Cube, core: _Core, difference: Difference
+    data: Cube, model: Cube, core: _Core, noise: NDArray[np.float64], stamp: FloatImage
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Sharpness, its 1-sigma error from the noise of one pixel, and the brightest neighbour over the PSF's.
 
@@ -176,8 +179,7 @@ def _sharpness(
     predicted = (sign * model)[:, near, near].reshape(len(data), -1)
     peak = predicted.max(axis=1)
     safe = np.where(peak > 0, peak, np.inf)
-    stamp = difference.psf_difference.stamp
-    error = np.sqrt(np.sum(np.square(stamp, dtype=np.float64))) / (float(stamp.max()) * np.maximum(core.peaks.snr, 1.0))
+    error = noise / safe
     row, column = np.divmod(inner.argmax(axis=1), 3)
     every = np.arange(len(data))
     beside = np.full(len(data), -np.inf)
@@ -228,7 +230,7 @@ def _shapes(data: Cube, core: _Core, difference: Difference) -> tuple[dict[str, 
     shape = _shape(data * core.peaks.sign[:, None, None], core, window)
     zero, pixel = np.zeros(1), np.zeros(1, dtype=np.int64)
     half = core.half
-    one = Peaks(zero, zero, pixel, pixel, pixel + 1, zero)
+    one = Peaks(zero, zero, pixel, pixel, pixel + 1, zero, zero)
     ideal = _Core(one, zero, zero, half, core.fwhm, np.ones((1, 2 * half + 1, 2 * half + 1), dtype=bool))
     return shape, float(_shape(shifted_psf(stamp, zero, zero, half), ideal, window)["fwhm"][0])
 
@@ -242,16 +244,21 @@ def _aperture_snr(plane: FloatImage, core: _Core, cfg: MeasureConfig) -> NDArray
     """
     stamps = cut(plane, core.peaks, core.half, outside=np.nan).astype(np.float64)
     good = core.usable & np.isfinite(stamps)
-    ring = (core.radius >= cfg.annulus_inner_fwhm * core.fwhm) & (core.radius <= cfg.annulus_outer_fwhm * core.fwhm) & good
-    sky, sigma, count = _ring_sky(np.where(ring, stamps, np.nan))
-    level, noise = _global_sky(plane)
-    sigma = np.where((count > 0) & (sigma > 0), sigma, noise)
-    sky = np.where(count > 0, sky, level)
+    sky, sigma, count = _local_sky(plane, core, cfg)
     aperture = (core.radius <= cfg.aperture_fwhm * core.fwhm) & good
     pixels = aperture.sum(axis=(1, 2))
     signal = np.where(aperture, stamps, 0.0).sum(axis=(1, 2)) - pixels * sky
     error = sigma * np.sqrt(pixels + np.pi / 2 * np.square(pixels) / np.maximum(count, 1))
-    return np.divide(signal, error, out=np.zeros(len(signal)), where=error > 0)
+    return np.asarray(np.divide(signal, error, out=np.zeros(len(signal)), where=error > 0))
+
+
+def _local_sky(plane: FloatImage, core: _Core, cfg: MeasureConfig) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """Median, sigma (scaled MAD) and number of the usable ring pixels; the plane's own where the ring has none or no spread."""
+    stamps = cut(plane, core.peaks, core.half, outside=np.nan).astype(np.float64)
+    ring = (core.radius >= cfg.annulus_inner_fwhm * core.fwhm) & (core.radius <= cfg.annulus_outer_fwhm * core.fwhm)
+    sky, sigma, count = _ring_sky(np.where(ring & core.usable & np.isfinite(stamps), stamps, np.nan))
+    level, noise = _global_sky(plane)
+    return np.where(count > 0, sky, level), np.where((count > 0) & (sigma > 0), sigma, noise), count
 
 
 def _ring_sky(stamps: Cube) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
@@ -286,7 +293,7 @@ def edge_distance(difference: Difference, peaks: Peaks) -> NDArray[np.float64]:
     Outside are connected regions without coverage or without a finite value that touch the border; holes inside are no edge.
     """
     ny, nx = difference.dq.shape
-    distance = np.minimum.reduce([peaks.x + 0.5, nx - 0.5 - peaks.x, peaks.y + 0.5, ny - 0.5 - peaks.y])
+    distance = np.asarray(np.minimum.reduce([peaks.x + 0.5, nx - 0.5 - peaks.x, peaks.y + 0.5, ny - 0.5 - peaks.y]))
     void = (difference.dq & np.uint32(DQ.NO_COVERAGE | DQ.NOT_FINITE)) != 0
     rim = [void[0], void[-1], void[:, 0], void[:, -1]]
     if not any(side.any() for side in rim):
@@ -298,4 +305,4 @@ def edge_distance(difference: Difference, peaks: Peaks) -> NDArray[np.float64]:
     inner[1:-1, 1:-1] = outside[1:-1, 1:-1] & outside[:-2, 1:-1] & outside[2:, 1:-1] & outside[1:-1, :-2] & outside[1:-1, 2:]
     shore = np.argwhere(outside & ~inner)
     reach, _ = cKDTree(shore[:, ::-1]).query(np.column_stack([peaks.x, peaks.y]))
-    return np.minimum(distance, reach)
+    return np.asarray(np.minimum(distance, reach))

@@ -1,7 +1,9 @@
-"""Peaks of the score: local maxima of |S_corr| of both signs, one a physical source.
+"""Peaks of the score: where |S_corr| passes the threshold, the local maxima of both signs, one a physical source.
 
-S_corr is a matched filter, so a point source of S/N `s` leaves the profile `s * A`, where A is the autocorrelation of the
-difference's PSF (Zackay, Ofek & Gal-Yam 2016, Eqs. 12 and 25). What A explains of a peak belongs to its stronger neighbour.
+S_corr decides what is detected. Its variance has source, astrometric and photometric terms that flatten it on bright sources,
+so shapes and positions are taken from the linear matched filter T = FLUX / (median of FLUX_ERR), which is S_corr on blank sky:
+a point source of S/N t leaves the profile t * A in it, A the autocorrelation of the difference's PSF (Zackay, Ofek & Gal-Yam
+2016). What A explains of a peak belongs to its stronger neighbour.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ class Peaks:
     iy: NDArray[np.int64]
     sign: NDArray[np.int64]  # +1 brightened, -1 faded
     snr: NDArray[np.float64]  # |S_corr| of the peak's pixel
+    strength: NDArray[np.float64]  # |T| of the peak's pixel: S/N against blank sky alone
     dropped: int = 0  # detections that fell to the limit of a pair
 
     def __len__(self) -> int:
@@ -41,7 +44,7 @@ class Peaks:
 
     def take(self, rows: NDArray[np.int64], *, dropped: int = 0) -> Peaks:
         """The peaks at `rows`, int (m,); `dropped` adds to the count of those that fell to the limit."""
-        kept = (self.x[rows], self.y[rows], self.ix[rows], self.iy[rows], self.sign[rows], self.snr[rows])
+        kept = (self.x[rows], self.y[rows], self.ix[rows], self.iy[rows], self.sign[rows], self.snr[rows], self.strength[rows])
         return Peaks(*kept, dropped=self.dropped + dropped)
 
 
@@ -54,6 +57,12 @@ def psf_width(stamp: FloatImage) -> float:
 def psf_fwhm(psf: Psf) -> float:
     """The PSF's FWHM, px: as measured where it was, else from the stamp's noise-equivalent area."""
     return psf.fwhm if np.isfinite(psf.fwhm) and psf.fwhm > 0 else psf_width(psf.stamp)
+
+
+def blank_error(difference: Difference) -> float:
+    """1-sigma error of the PSF flux on blank sky: the median of FLUX_ERR, unit of the flux; NaN where it is nowhere known."""
+    known = difference.flux_err[np.isfinite(difference.flux_err) & (difference.flux_err > 0)]
+    return float(np.median(known)) if known.size else float("nan")
 
 
 def autocorrelation(stamp: FloatImage) -> NDArray[np.float64]:
@@ -71,17 +80,19 @@ def find_peaks(difference: Difference, cfg: ExtractConfig) -> Peaks:
     Unusable pixels (core.dq) and pixels without a score are never peaks; a peak beside them is kept.
     """
     score = np.where(unusable(difference.dq) | ~np.isfinite(difference.score), np.float32(0), difference.score)
+    linear = np.where((score != 0) & np.isfinite(difference.flux), difference.flux / np.float32(blank_error(difference)), np.float32(0))
     if cfg.method == "sep":
         iy, ix, sign = _sep_positions(score, cfg)
     elif cfg.method == "daofind":
         iy, ix, sign = _daofind_positions(difference, score, cfg)
     else:
-        iy, ix, sign = _maxima(score, cfg.threshold)
-    x, y = _subpixel(score, iy, ix, sign)
-    found = Peaks(x, y, ix, iy, sign, np.abs(score[iy, ix]).astype(np.float64))
+        iy, ix, sign = _maxima(score, linear, cfg.threshold)
+    x, y = _subpixel(linear, iy, ix, sign)
+    snr, strength = (np.abs(plane[iy, ix]).astype(np.float64) for plane in (score, linear))
+    found = Peaks(x, y, ix, iy, sign, snr, strength)
     if cfg.method == "peaks":
         found = _strongest(found, _CROWD * cfg.max_candidates)
-        found = found.take(_distinct(found, score, difference, cfg))
+        found = found.take(_distinct(found, linear, difference, cfg))
     found = _strongest(found, cfg.max_candidates)
     return found.take(np.lexsort((found.sign, found.ix, found.iy)))
 
@@ -94,17 +105,20 @@ def _strongest(peaks: Peaks, limit: int) -> Peaks:
 
 
 def _by_strength(peaks: Peaks) -> NDArray[np.int64]:
-    return np.lexsort((peaks.ix, peaks.iy, -peaks.snr))
+    return np.lexsort((peaks.ix, peaks.iy, -peaks.strength))
 
 
-def _maxima(score: FloatImage, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Pixels beyond the threshold that no neighbour of the 8 exceeds in the pixel's own sign; of equals the first in raster order."""
+def _maxima(score: FloatImage, linear: FloatImage, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Pixels of |S_corr| beyond the threshold whose T no such neighbour of the 8 exceeds in the pixel's own sign.
+
+    Of equal neighbours the first in raster order is taken.
+    """
     iy, ix = np.nonzero(np.abs(score) >= threshold)
-    value = score[iy, ix]
-    sign = np.where(value > 0, 1, -1)
-    strength = np.abs(value)
-    padded = np.pad(score, 1)
-    top = np.ones(len(iy), dtype=bool)
+    sign = np.where(score[iy, ix] > 0, 1, -1)
+    strength = linear[iy, ix] * sign
+    padded = np.zeros((score.shape[0] + 2, score.shape[1] + 2), dtype=np.float32)
+    padded[iy + 1, ix + 1] = linear[iy, ix]
+    top = strength > 0
     for dy, dx in _NEIGHBOURS:
         beside = padded[iy + 1 + dy, ix + 1 + dx] * sign
         top &= (strength > beside) if (dy, dx) < (0, 0) else (strength >= beside)
@@ -112,13 +126,13 @@ def _maxima(score: FloatImage, threshold: float) -> tuple[NDArray[np.int64], NDA
 
 
 def _subpixel(
-    score: FloatImage, iy: NDArray[np.int64], ix: NDArray[np.int64], sign: NDArray[np.int64]
+    plane: FloatImage, iy: NDArray[np.int64], ix: NDArray[np.int64], sign: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Vertex of the parabola through the peak and its two neighbours along x and along y, in the logarithm where all are positive.
 
     The logarithm makes it exact for a Gaussian profile. An axis with a neighbour outside or masked keeps the pixel's centre.
     """
-    padded = np.pad(score, 1)
+    padded = np.pad(plane, 1)
 
     def vertex(dy: int, dx: int) -> NDArray[np.float64]:
         before, centre, after = (padded[iy + 1 + k * dy, ix + 1 + k * dx].astype(np.float64) * sign for k in (-1, 0, 1))
@@ -132,11 +146,11 @@ def _subpixel(
     return ix + vertex(0, 1), iy + vertex(1, 0)
 
 
-def _distinct(peaks: Peaks, score: FloatImage, difference: Difference, cfg: ExtractConfig) -> NDArray[np.int64]:
+def _distinct(peaks: Peaks, linear: FloatImage, difference: Difference, cfg: ExtractConfig) -> NDArray[np.int64]:
     """Rows of the peaks that are sources of their own, strongest first.
 
-    A weaker peak j falls to a stronger one i of S/N s_i when it has i's sign and is nearer than the separation or has no saddle
-    between, or when |S_j| < threshold + s_i * max(A), A's maximum (in the sign that links them) taken over the 3 x 3 pixels about j.
+    A weaker peak j falls to a stronger one i of strength t_i when it has i's sign and is nearer than the separation or has no
+    saddle between, or when |T_j| < threshold + t_i * max(A), A's maximum (in the sign that links them) taken over the 3 x 3 pixels about j.
     """
     if len(peaks) < 2:
         return np.arange(len(peaks))
@@ -154,21 +168,21 @@ def _distinct(peaks: Peaks, score: FloatImage, difference: Difference, cfg: Extr
     same = peaks.sign[weak] == peaks.sign[strong]
     inside = (np.abs(dx) <= half) & (np.abs(dy) <= half)
     cell = (np.clip(dy + half, 0, 2 * half), np.clip(dx + half, 0, 2 * half))
-    expected = np.where(inside, np.where(same, lifted[cell], sunk[cell]), 0.0).clip(min=0.0) * peaks.snr[strong]
-    falls = inside & (expected > 0) & (peaks.snr[weak] < cfg.threshold + expected)
+    expected = np.where(inside, np.where(same, lifted[cell], sunk[cell]), 0.0).clip(min=0.0) * peaks.strength[strong]
+    falls = inside & (expected > 0) & (peaks.strength[weak] < cfg.threshold + expected)
     falls |= same & (distance < cfg.separation_fwhm * fwhm)
     near = np.flatnonzero(same & ~falls & (distance < cfg.saddle_fwhm * fwhm))
-    falls[near] = _saddle(peaks, score, strong[near], weak[near]) > peaks.snr[weak[near]] - cfg.saddle_depth
+    falls[near] = _saddle(peaks, linear, strong[near], weak[near]) > peaks.strength[weak[near]] - cfg.saddle_depth
     return _greedy(order, strong[falls], weak[falls], rank)
 
 
-def _saddle(peaks: Peaks, score: FloatImage, strong: NDArray[np.int64], weak: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The lowest score, in the peaks' sign, on the straight line between each pair; shape (pairs,)."""
+def _saddle(peaks: Peaks, linear: FloatImage, strong: NDArray[np.int64], weak: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The lowest T, in the peaks' sign, on the straight line between each pair; shape (pairs,)."""
     if not len(strong):
         return np.zeros(0)
     x = peaks.ix[strong, None] + (peaks.ix[weak] - peaks.ix[strong])[:, None] * _SADDLE_STEPS
     y = peaks.iy[strong, None] + (peaks.iy[weak] - peaks.iy[strong])[:, None] * _SADDLE_STEPS
-    return np.asarray((map_coordinates(score, [y, x], order=1) * peaks.sign[strong, None]).min(axis=1), dtype=np.float64)
+    return np.asarray((map_coordinates(linear, [y, x], order=1) * peaks.sign[strong, None]).min(axis=1), dtype=np.float64)
 
 
 def _greedy(order: NDArray[np.int64], strong: NDArray[np.int64], weak: NDArray[np.int64], rank: NDArray[np.int64]) -> NDArray[np.int64]:

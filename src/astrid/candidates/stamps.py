@@ -41,10 +41,11 @@ def judge(
     ny, nx = difference.dq.shape
     ix, iy = np.rint(x).astype(np.int64), np.rint(y).astype(np.int64)
     rows, columns, outside = _windows(ix, iy, size, (ny, nx))
-    bits = np.where(outside, 0, difference.dq[rows, columns])
-    masked = unusable(bits).mean(axis=(1, 2))
-    uncovered = ((bits & np.uint32(DQ.NO_COVERAGE)) != 0).mean(axis=(1, 2))
-    leaves = outside.any(axis=(1, 2))
+    bits: NDArray[np.uint32] = difference.dq[rows, columns]
+    bits[outside] = 0  # a copy: rows and columns are index arrays
+    masked = np.asarray(np.mean(unusable(bits), axis=(1, 2)))
+    uncovered = np.asarray(np.mean((bits & np.uint32(DQ.NO_COVERAGE)) != 0, axis=(1, 2)))
+    leaves = np.asarray(outside.any(axis=(1, 2)))
     scorable = ~leaves & (masked <= max_masked)
     reasons = []
     for row in range(len(x)):
@@ -68,7 +69,8 @@ def _check(difference: Difference, candidates: pd.DataFrame, size: int) -> None:
     if not inside.all():
         first = int(np.flatnonzero(~inside)[0])
         raise DataSetError(
-            f"candidate {first} at x = {x[first]:.1f}, y = {y[first]:.1f} is not in the image of {nx} x {ny} px; use the difference it was found in."
+            f"candidate {first} at x = {x[first]:.1f}, y = {y[first]:.1f} is not in the image of {nx} x {ny} px; "
+            "use the difference it was found in."
         )
 
 

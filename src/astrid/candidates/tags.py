@@ -13,6 +13,7 @@ from astrid.core.dq import DQ, unusable
 from astrid.core.records import Difference
 
 _ANGLES = np.deg2rad(np.arange(0.0, 180.0, 1.0))  # of a line's normal in the Hough transform
+_CHANCE_SIGMA = 5.0  # Poisson sigma by which a bin of the Hough transform exceeds chance alignment in a crowded image
 _CONNECTED = np.ones((3, 3), dtype=int)
 
 
@@ -40,7 +41,8 @@ def tag(
     excess = (columns["sharpness"] - 1.0) / np.maximum(features.sharpness_err, np.finfo(np.float64).tiny)
     sharp = (columns["sharpness"] > cfg.cosmic_sharpness) & (excess > cfg.cosmic_sigma)
     near_star = (star_distance < cfg.residual_fwhm * fwhm) & (np.abs(columns["flux"]) < cfg.residual_fraction * star_flux)
-    wide = (columns["fwhm"] > cfg.extended_ratio * features.psf_moment_fwhm) & (peaks.snr > cfg.extended_snr)
+    limit = cfg.extended_ratio * (1.0 + cfg.extended_noise / np.maximum(peaks.strength, 1.0))
+    wide = columns["fwhm"] > limit * features.psf_moment_fwhm
     marks = {
         "cosmic_ray": sharp | _has(bits, DQ.COSMIC_RAY),
         "dipole": columns["symmetry"] > cfg.dipole_symmetry,
@@ -55,21 +57,25 @@ def tag(
 
 
 def _has(bits: NDArray[np.uint32], wanted: DQ) -> NDArray[np.bool_]:
-    return (bits & np.uint32(wanted)) != 0
+    return np.asarray((bits & np.uint32(wanted)) != 0)
 
 
 def on_long_region(difference: Difference, peaks: Peaks, cfg: TagsConfig) -> NDArray[np.bool_]:
-    """True for peaks on a connected region of |S_corr| > trail_sigma that is long and thin, bool (n,).
+    """True for peaks on a connected region of one sign beyond trail_sigma that is long and thin, bool (n,).
 
-    Length and width are sqrt(12 lambda) of the region's second moments, which is exact for a uniform bar.
+    The length is sqrt(12 lambda) of the region's larger second moment, the width its area over the length: exact for a uniform
+    bar, and a branch on a particle's track counts little.
     """
     fwhm = psf_fwhm(difference.psf_science)
-    beyond = np.abs(difference.score) > cfg.trail_sigma  # NaN compares false
-    regions, _ = label(beyond, structure=_CONNECTED)
-    own = regions[peaks.iy, peaks.ix]
-    boxes = find_objects(regions)
-    thin = [number for number in np.unique(own[own > 0]) if _is_trail(regions, boxes[number - 1], number, fwhm, cfg)]
-    return np.isin(own, thin)
+    on = np.zeros(len(peaks), dtype=bool)
+    for sign in (1, -1):
+        rows = np.flatnonzero(peaks.sign == sign)
+        regions, _ = label(difference.score * sign > cfg.trail_sigma, structure=_CONNECTED)  # NaN compares false
+        own = regions[peaks.iy[rows], peaks.ix[rows]]
+        boxes = find_objects(regions)
+        thin = [number for number in np.unique(own[own > 0]) if _is_trail(regions, boxes[number - 1], number, fwhm, cfg)]
+        on[rows] = np.isin(own, thin)
+    return on
 
 
 def _is_trail(regions: NDArray[np.int32], box: tuple[slice, slice], number: int, fwhm: float, cfg: TagsConfig) -> bool:
@@ -77,8 +83,8 @@ def _is_trail(regions: NDArray[np.int32], box: tuple[slice, slice], number: int,
         return False
     y, x = np.nonzero(regions[box] == number)
     covariance = np.cov(np.stack([x, y]).astype(np.float64))
-    minor, major = np.sqrt(12.0 * np.maximum(np.linalg.eigvalsh(covariance), 1.0 / 12.0))
-    return bool(major > cfg.trail_length_fwhm * fwhm and major > cfg.trail_elongation * minor)
+    length = float(np.sqrt(12.0 * np.linalg.eigvalsh(covariance)[-1]))
+    return length > cfg.trail_length_fwhm * fwhm and length > cfg.trail_elongation * len(x) / length
 
 
 def on_line(difference: Difference, peaks: Peaks, cfg: TagsConfig) -> NDArray[np.bool_]:
@@ -102,12 +108,13 @@ def on_line(difference: Difference, peaks: Peaks, cfg: TagsConfig) -> NDArray[np
 
 
 def _hough_bins(x: NDArray[np.float64], y: NDArray[np.float64], width: float, members: int) -> list[NDArray[np.int64]]:
-    """Rows in every bin of (angle, distance) that holds at least `members`, the fullest bins first."""
+    """Rows in every bin of (angle, distance) that holds at least `members` and more than chance, the fullest bins first."""
     rho = np.rint((np.outer(np.cos(_ANGLES), x) + np.outer(np.sin(_ANGLES), y)) / width).astype(np.int64)
     rho -= rho.min()
     key = (np.arange(len(_ANGLES))[:, None] * (rho.max() + 1) + rho).ravel()
     count = np.bincount(key)
-    full = np.flatnonzero(count >= members)
+    chance = len(x) * width / max(float(np.ptp(x)), float(np.ptp(y)), width)  # members of a bin when the peaks lie anywhere
+    full = np.flatnonzero(count >= max(members, chance + _CHANCE_SIGMA * np.sqrt(chance)))
     order = np.argsort(key, kind="stable")
     starts = np.concatenate([[0], np.cumsum(count)])
     ranked = full[np.argsort(-count[full], kind="stable")]

@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from astrid.core.threads import hold_to_one_thread
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 log = logging.getLogger("astrid")
 
-# Numerical libraries are held to one thread in workers: parallelism is over exposures and pairs (measured in the benchmarks).
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _REPORT_SECONDS = 10.0
 
 
@@ -82,11 +82,12 @@ def parallel_map(
     At most two items a worker are in flight, so memory is bounded by the workers and not by the items. The order of the
     results is that of completion. An exception of `function` reaches the caller; Ctrl-C cancels what has not begun.
     """
+    hold_to_one_thread()
     count = min(worker_count(workers), max(1, len(items)))
     if count == 1:
         yield from track(((item, function(item)) for item in items), description, total=len(items))
         return
-    with _single_threaded(), ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             yield from track(_in_flight(pool, function, items, 2 * count), description, total=len(items))
         except BaseException:
@@ -111,20 +112,6 @@ def _in_flight(
         done, _ = wait(waiting, return_when=FIRST_COMPLETED)
         for future in done:
             yield waiting.pop(future), future.result()
-
-
-@contextmanager
-def _single_threaded() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def precision_recall(
     operating: tuple[float, float],
 ) -> Figure:
     """Precision against recall with intervals, the random forest and the random ranking. `operating`: (recall, precision)."""
-    figure = new_figure(6.4, 4.6)
+    figure = new_figure(5.6, 4.1)
     axes = figure.add_subplot()
     axes.fill_between(model.recall, model.low, model.high, color=REAL, alpha=0.16, lw=0)
     axes.plot(baseline.recall, baseline.precision, color=BASELINE, ls=(0, (5, 2)), label=f"random forest, AUCPR {baseline_aucpr.value:.3f}")
@@ -46,7 +46,7 @@ def precision_recall(
 @styled
 def roc(model: pd.DataFrame, baseline: pd.DataFrame, rates: Sequence[float], floor: float) -> Figure:
     """ROC with a logarithmic false-positive rate; `floor` is the smallest rate that the rows resolve, 1 / bogus rows."""
-    figure = new_figure(6.4, 4.6)
+    figure = new_figure(5.6, 4.1)
     axes = figure.add_subplot()
     for frame, colour, style, label in ((baseline, BASELINE, (0, (5, 2)), "random forest"), (model, REAL, "-", "network")):
         axes.step(np.maximum(frame.fpr, floor / 2), frame.recall, where="post", color=colour, ls=style, label=label)
@@ -54,17 +54,17 @@ def roc(model: pd.DataFrame, baseline: pd.DataFrame, rates: Sequence[float], flo
     axes.plot(grid, grid, color=BOGUS, lw=1.2, ls=":", label="random ranking")
     for rate in rates:
         axes.axvline(rate, color=MUTED, lw=0.8, ls="--")
-        axes.text(rate, 0.02, f" {100 * rate:g} %", color=MUTED, fontsize=8, ha="left", va="bottom")
-    axes.set(xscale="log", xlim=(floor / 2, 1), ylim=(-0.01, 1.03))
+        axes.text(rate, 1.03, f" {100 * rate:g} %", color=MUTED, fontsize=8, ha="left", va="top")
+    axes.set(xscale="log", xlim=(floor / 2, 1), ylim=(-0.01, 1.04))
     axes.set(xlabel="False-positive rate (fraction of bogus detections kept)", ylabel="Recall (fraction of real detections kept)")
-    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.08))
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=3)
     return figure
 
 
 @styled
 def threshold_curves(curves: pd.DataFrame, threshold: float, prevalence: float) -> Figure:
     """Precision, recall, F1, false-positive rate and the precision at the stream's prevalence over the threshold."""
-    figure = new_figure(6.4, 4.6)
+    figure = new_figure(5.6, 4.1)
     axes = figure.add_subplot()
     shown = (
         ("recall", "recall", REAL, "-"),
@@ -88,7 +88,7 @@ def threshold_curves(curves: pd.DataFrame, threshold: float, prevalence: float) 
 @styled
 def confusion_matrix(counts: Mapping[str, int], threshold: float) -> Figure:
     """Counts and row fractions at the threshold."""
-    figure = new_figure(4.8, 4.2)
+    figure = new_figure(5.6, 4.1)
     axes = figure.add_subplot()
     table = np.array([[counts["true_positive"], counts["false_negative"]], [counts["false_positive"], counts["true_negative"]]])
     share = table / np.maximum(1, table.sum(axis=1, keepdims=True))
@@ -128,7 +128,7 @@ def reliability_frame(rows: Rows, bins: int) -> pd.DataFrame:
 @styled
 def reliability(calibrated: pd.DataFrame, raw: pd.DataFrame, ece: Estimate) -> Figure:
     """Observed fraction of real rows against the predicted probability, before and after calibration, with the counts below."""
-    figure = new_figure(5.4, 4.9)
+    figure = new_figure(5.6, 4.1)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     top.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=":", label="perfect")
     for frame, colour, marker, label in ((raw, BASELINE, "s", "raw score"), (calibrated, REAL, "o", f"calibrated, ECE {ece.value:.3f}")):
@@ -145,7 +145,7 @@ def reliability(calibrated: pd.DataFrame, raw: pd.DataFrame, ece: Estimate) -> F
 @styled
 def score_histogram(rows: Rows, threshold: float) -> Figure:
     """Calibrated scores of real and bogus rows, counts on a logarithmic axis."""
-    figure = new_figure(6.4, 3.9)
+    figure = new_figure(5.6, 4.1)
     axes = figure.add_subplot()
     edges = np.linspace(0, 1, 41).tolist()
     for mask, colour, label in ((~rows.labels, BOGUS, "bogus"), (rows.labels, REAL, "real")):
@@ -160,41 +160,35 @@ def score_histogram(rows: Rows, threshold: float) -> Figure:
 @styled
 def training_history(history: pd.DataFrame, best_epoch: int) -> Figure:
     """Loss and validation AUCPR by epoch; every column that ends in `loss` or `aucpr` is drawn."""
-    figure = new_figure(8.6, 3.7)
-    axes = figure.subplots(1, 2)
+    figure = new_figure(5.6, 4.4)
+    axes = figure.subplots(2, 1, sharex=True)
     epochs = history["epoch"] if "epoch" in history else pd.Series(np.arange(1, len(history) + 1))
-    for axis, ending, title in zip(axes, ("loss", "aucpr"), ("Loss", "AUCPR"), strict=True):
+    for axis, ending, label in zip(axes, ("loss", "aucpr"), ("Loss (cross-entropy)", "AUCPR"), strict=True):
         for column, colour in zip([name for name in history if str(name).endswith(ending)], SERIES, strict=False):
             axis.plot(epochs, history[column], color=colour, marker="o", ms=3, label=str(column).replace("_", " "))
         axis.axvline(best_epoch, color=MUTED, lw=1, ls="--", label=f"best epoch {best_epoch}")
-        axis.set(xlabel="Epoch", title=title)
+        axis.set(ylabel=label)
         axis.legend()
+    axes[-1].set_xlabel("Epoch")
+    axes[-1].xaxis.get_major_locator().set_params(integer=True)
     return figure
 
 
 @styled
 def recall_by_snr(frame: pd.DataFrame, required: float) -> Figure:
     """Recall at the threshold in bins of S/N, with intervals and the counts of real detections."""
-    figure = new_figure(6.4, 4.0)
+    figure = new_figure(5.6, 4.1)
     axes = figure.add_subplot()
     if len(frame):
         errors = np.clip([frame.recall - frame.low, frame.high - frame.recall], 0, None)
         axes.errorbar(frame.median_snr, frame.recall, yerr=errors, color=REAL, marker="o", ms=6, capsize=3, elinewidth=1.3)
-        floor = float(np.nanmin(frame.low))
+        floor = max(0.0, float(np.nanmin(frame.low)) - 0.16)
         for line in frame.itertuples():
-            axes.annotate(
-                f"{line.positives}",
-                (line.median_snr, line.recall),
-                (0, 9),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8,
-                color=MUTED,
-            )
-        axes.set_ylim(max(-0.02, floor - 0.08), 1.06)
-    axes.axhline(required, color=MUTED, lw=1, ls="--", label=f"required on validation, {required:g}")
-    axes.set(xscale="log", xlabel="S/N at the peak of S_corr (sigma); the number of real detections stands above", ylabel="Recall")
-    axes.legend(loc="lower right")
+            axes.text(line.median_snr, floor + 0.02 * (1 - floor), f"{line.positives}", ha="center", fontsize=8, color=MUTED)
+        axes.set_ylim(floor, 1.02 + 0.02 * (1 - floor))
+    axes.axhline(required, color=MUTED, lw=1, ls="--", label=f"recall required on validation, {required:g}")
+    axes.set(xscale="log", xlabel="S/N at the peak of S_corr (sigma); below, the number of real detections", ylabel="Recall")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left")
     return figure
 
 
@@ -202,7 +196,7 @@ def recall_by_snr(frame: pd.DataFrame, required: float) -> Figure:
 def slice_bars(slices: pd.DataFrame, metric: str, label: str, names: Sequence[str]) -> Figure:
     """One metric as horizontal bars with intervals, a block a slice; undefined groups are named without a bar."""
     shown = slices[(slices["metric"] == metric) & slices["slice"].isin(names)]
-    figure = new_figure(6.6, max(2.2, 0.27 * len(shown) + 0.34 * shown["slice"].nunique() + 0.8))
+    figure = new_figure(5.6, max(2.0, 0.27 * len(shown) + 0.34 * shown["slice"].nunique() + 0.8))
     axes = figure.add_subplot()
     position, ticks, texts = 0.0, [], []
     for colour, name in zip(SERIES, names, strict=False):
@@ -213,7 +207,7 @@ def slice_bars(slices: pd.DataFrame, metric: str, label: str, names: Sequence[st
         for line in block.itertuples():
             _slice_bar(axes, line, position, colour)
             ticks.append(position)
-            texts.append(f"{line.group}  ({line.rows})")
+            texts.append(f"{str(line.group).replace('_', ' ')}  ({line.rows})")
             position += 1
         position += 1.1
     axes.set_yticks(ticks, texts)
@@ -237,7 +231,7 @@ def _slice_bar(axes: Any, line: Any, position: float, colour: str) -> None:
 def importances(names: Sequence[str], values: Floats, *, most: int = 15) -> Figure:
     """Feature importances of the random forest, the largest first."""
     order = np.argsort(-np.asarray(values), kind="stable")[:most]
-    figure = new_figure(6.0, 0.27 * len(order) + 0.9)
+    figure = new_figure(5.6, 0.235 * len(order) + 0.75)
     axes = figure.add_subplot()
     axes.barh(np.arange(len(order)), np.asarray(values)[order], color=BASELINE, height=0.7)
     axes.set_yticks(np.arange(len(order)), [str(names[index]).replace("_", " ") for index in order])
@@ -252,7 +246,7 @@ def importances(names: Sequence[str], values: Floats, *, most: int = 15) -> Figu
 @styled
 def quality(pairs: pd.DataFrame, panels: Sequence[tuple[str, str, float]]) -> Figure:
     """Histograms of pair quality by survey. `panels`: (column, label with unit, target drawn as a line; NaN for none)."""
-    figure = new_figure(3.5 * len(panels), 3.6)
+    figure = new_figure(2.95 * len(panels), 3.4)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     surveys = sorted(pairs["survey"].astype(str).unique())
     for axes, (column, label, target) in zip(grid, panels, strict=True):
@@ -279,11 +273,11 @@ def quality(pairs: pd.DataFrame, panels: Sequence[tuple[str, str, float]]) -> Fi
 
 
 def quality_panels(pairs: pd.DataFrame) -> list[tuple[str, str, float]]:
-    """Which quality panels the pairs table can show, with units and targets."""
+    """Which quality panels the pairs table can show, with units and targets; a column that is absent or empty gives none."""
     known = (
-        (("q_registration_rms_px", "q_registration_rms"), "Registration RMS of matched stars (px)", _ALIGNMENT_TARGET),
-        (("q_score_std", "q_scorr_std"), "Width of S_corr on blank sky (sigma)", 1.0),
-        (("q_overlap_fraction", "q_overlap"), "Overlap with the reference (fraction)", float("nan")),
+        ("q_registration_rms_px", "Registration RMS of stars (px)", _ALIGNMENT_TARGET),
+        ("q_score_std_raw", "Width of S_corr as computed (sigma)", 1.0),
+        ("q_score_std", "Width of S_corr as delivered (sigma)", 1.0),
+        ("q_overlap", "Overlap with reference (fraction)", float("nan")),
     )
-    chosen = [(next((name for name in names if name in pairs), ""), label, target) for names, label, target in known]
-    return [panel for panel in chosen if panel[0] and pd.to_numeric(pairs[panel[0]]).notna().any()]
+    return [panel for panel in known if panel[0] in pairs and pairs[panel[0]].notna().any()]

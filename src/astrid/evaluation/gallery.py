@@ -80,7 +80,7 @@ def gallery(examples: Sequence[Example], *, columns: int = 3) -> Figure:
 
 
 @styled
-def pair_sheet(planes: Sequence[FloatArray], title: str, marks: NDArray[np.float64], *, largest: int = 700) -> Figure:
+def pair_sheet(planes: Sequence[FloatArray], title: str, marks: NDArray[np.float64], *, largest: int = 512) -> Figure:
     """Science, reference, difference and S_corr of one pair. `planes`: four images (ny, nx); `marks`: (n, 2) x, y of real detections, px.
 
     Images larger than `largest` pixels a side are shown by every k-th pixel.

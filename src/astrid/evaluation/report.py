@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -13,15 +13,32 @@ import pandas as pd
 from astrid.evaluation.metrics import Estimate
 from astrid.evaluation.threshold import Threshold
 
+# Key, title, title in the navigation, and what the section tells.
 SECTIONS = (
-    ("ranking", "Ranking", "How well the score puts real detections before bogus ones, on the test part."),
-    ("operating", "Operating point", "What the threshold, chosen on validation, keeps and lets through."),
-    ("probabilities", "Probabilities", "Whether a score of 0.8 means real in eight of ten cases."),
-    ("slices", "Where it is strong, where it is weak", "The same metrics by brightness, host offset, instrument and kind."),
-    ("gallery", "Gallery", "Science, reference and difference of test detections, with the score that they got."),
-    ("data", "Images underneath", "Alignment and subtraction of the pairs that the detections come from."),
-    ("training", "Training", "How the network learnt, and what the random forest leans on."),
+    (
+        "ranking",
+        "Ranking and probabilities",
+        "Ranking",
+        "How well the score puts real detections before bogus ones, and whether 0.8 means eight of ten.",
+    ),
+    (
+        "operating",
+        "Operating point",
+        "Operating point",
+        "What the threshold, chosen on validation, keeps and lets through on the test part.",
+    ),
+    ("slices", "Where it is strong, where it is weak", "Slices", "The same metrics by brightness, host offset, instrument and kind."),
+    ("gallery", "Gallery", "Gallery", "Science, reference and difference of test detections, with the score that they got."),
+    ("data", "Images underneath", "Images", "Alignment and subtraction of the pairs that the detections come from."),
+    ("training", "Training", "Training", "How the network learnt, and what the random forest leans on."),
 )
+
+_SPLITS = {
+    "temporal": "split by time",
+    "cross_instrument": "split by instrument",
+    "cross_survey": "split by survey",
+    "random_grouped": "split at random by whole groups",
+}
 
 METRIC_NAMES = {
     "aucpr": "AUCPR",
@@ -41,13 +58,13 @@ _FNR_PREFIX = "fnr_at_fpr_"
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A figure of the report. `file`: relative to the page; `wide` pictures take the full width."""
+    """A figure of the report. `file`: relative to the page; `shape`: "" for half the width, "wide" for all, "tall" for a column."""
 
     section: str
     file: str
     title: str
     caption: str
-    wide: bool = False
+    shape: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,8 +73,8 @@ class ReportInputs:
 
     model: str
     surveys: Sequence[str]
-    simulated: bool
-    split: str
+    split: str  # strategy
+    label_sources: Mapping[str, int]  # labelled rows by source
     parts: pd.DataFrame  # columns part, rows, real, bogus, events
     metrics: Mapping[str, Estimate]
     validation: Mapping[str, Estimate]
@@ -71,8 +88,12 @@ class ReportInputs:
     prevalence: float
     interval: float
     replicates: int
-    notes: Sequence[str] = field(default_factory=tuple)
     alerts: Mapping[str, Any] | None = None
+
+    @property
+    def simulated(self) -> bool:
+        """True when every label comes from a simulation's truth table."""
+        return set(self.label_sources) == {"truth"}
 
 
 def build_context(inputs: ReportInputs) -> dict[str, Any]:
@@ -83,7 +104,7 @@ def build_context(inputs: ReportInputs) -> dict[str, Any]:
         "lead": _lead(inputs),
         "simulated": inputs.simulated,
         "cards": _cards(inputs),
-        "notes": [*_notes(inputs), *inputs.notes],
+        "notes": _notes(inputs),
         "sections": _sections(inputs.pictures),
         "parts": inputs.parts.to_dict("records"),
         "metric_rows": metric_rows(inputs.metrics, inputs.validation, inputs.baseline),
@@ -154,7 +175,9 @@ def slice_tables(slices: pd.DataFrame) -> list[dict[str, Any]]:
         lines = []
         for group, part in block.groupby("group", sort=False):
             first = part.iloc[0]
-            by_metric = {row["metric"]: cell(Estimate(row["value"], row["low"], row["high"], row["reason"])) for row in part.to_dict("records")}
+            by_metric = {
+                row["metric"]: cell(Estimate(row["value"], row["low"], row["high"], row["reason"])) for row in part.to_dict("records")
+            }
             counts = [int(first[column]) for column in ("rows", "positives", "negatives", "events")]
             lines.append({"group": str(group), "counts": counts, "cells": [by_metric.get(metric, cell(None)) for metric in metrics]})
         tables.append({"name": str(name), "metrics": [_short(metric) for metric in metrics], "lines": lines})
@@ -197,9 +220,9 @@ def _short(metric: str) -> str:
 
 def _sections(pictures: Sequence[Picture]) -> list[dict[str, Any]]:
     out = []
-    for key, title, text in SECTIONS:
-        own = [{"file": p.file, "title": p.title, "caption": p.caption, "wide": p.wide} for p in pictures if p.section == key]
-        out.append({"id": key, "title": title, "text": text, "pictures": own})
+    for key, title, short, text in SECTIONS:
+        own = [{"file": p.file, "title": p.title, "caption": p.caption, "shape": p.shape} for p in pictures if p.section == key]
+        out.append({"id": key, "title": title, "short": short, "text": text, "pictures": own})
     return out
 
 
@@ -224,7 +247,7 @@ def _lead(inputs: ReportInputs) -> str:
     surveys = _listed(inputs.surveys)
     return (
         f"{inputs.model} looks at science, reference and difference stamps of detections in {kind} of {surveys}, "
-        f"split by {inputs.split.replace('_', ' ')}, and says which are real."
+        f"{_SPLITS.get(inputs.split, 'split as recorded')}, and says which are real."
     )
 
 
@@ -236,6 +259,9 @@ def _notes(inputs: ReportInputs) -> list[str]:
     notes = []
     if inputs.simulated:
         notes.append("Every number on this page comes from simulated images. It says how the method works, not how it does on a real sky.")
+    counts = ", ".join(f"{name} {count:,}" for name, count in sorted(inputs.label_sources.items()))
+    injected = " Injected sources are simulated transients in real images." if "injection" in inputs.label_sources else ""
+    notes.append(f"Labels by source: {counts}.{injected}")
     method = inputs.calibration["method"]
     notes.append(f"The test part was read once, after training. Calibration ({method}) and threshold come from validation alone.")
     notes.append(inputs.threshold.statement)

@@ -83,7 +83,8 @@ def _slices(rows: Rows, table: pd.DataFrame, settings: SliceSettings) -> Iterato
 
 def _detectors(table: pd.DataFrame) -> NDArray[np.object_]:
     """Survey and detector together: two surveys may use one name."""
-    return (table["survey"].astype(str) + " " + table["detector"].astype(str)).to_numpy(dtype=object)
+    names: NDArray[np.object_] = (table["survey"].astype(str) + " " + table["detector"].astype(str)).to_numpy(dtype=object)
+    return names
 
 
 def recall_by_snr(rows: Rows, table: pd.DataFrame, settings: SliceSettings, rng: np.random.Generator) -> pd.DataFrame:

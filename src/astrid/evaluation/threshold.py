@@ -95,7 +95,7 @@ def threshold_curves(rows: Rows, *, step: float, prevalence: float) -> pd.DataFr
     """Precision, recall, F1 and the rest over thresholds 0 to 1.
 
     Returns the columns step (round(100 * threshold)), threshold, precision, recall, f1, fpr, fnr, flagged (fraction of all
-    rows) and precision_at_prevalence; NaN where a value is undefined.
+    rows) and precision_at_prevalence; NaN where a value is undefined or, for the last one, where no false positive is left.
     """
     grid = np.round(np.arange(0, round(1 / step) + 1) * step, 10)
     positives, negatives = int(rows.labels.sum()), int((~rows.labels).sum())
@@ -110,7 +110,8 @@ def threshold_curves(rows: Rows, *, step: float, prevalence: float) -> pd.DataFr
     columns = {"precision": precision, "recall": recall, "f1": f1, "fpr": fpr, "fnr": 1 - recall}
     flagged_share = flagged / max(1, rows.labels.size)
     frame = pd.DataFrame({"step": np.round(100 * grid).astype(np.int64), "threshold": grid, **columns, "flagged": flagged_share})
-    frame["precision_at_prevalence"] = precision_at(recall, fpr, prevalence)
+    # Without a false positive the rows cannot resolve the rate that a rare class depends on: NaN, not a perfect precision.
+    frame["precision_at_prevalence"] = np.where(false > 0, precision_at(recall, fpr, prevalence), np.nan)
     return frame
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +62,7 @@ def measure_background(data: FloatImage, mask: NDArray[np.bool_], config: Backgr
     return Background(level, rms, sources, float(np.median(level[free])), float(np.median(rms[free])))
 
 
-def _mesh(sep: object, image: FloatImage, hidden: NDArray[np.bool_], config: BackgroundConfig) -> object:
+def _mesh(sep: Any, image: FloatImage, hidden: NDArray[np.bool_], config: BackgroundConfig) -> Any:
     side = min(config.mesh_px, *image.shape)
     return sep.Background(image, mask=hidden, bw=side, bh=side, fw=config.filter_cells, fh=config.filter_cells)
 
@@ -80,7 +81,7 @@ def _sources(residual: FloatImage, mask: NDArray[np.bool_], rms: float, config: 
     clean = np.where(mask, 0, np.minimum(residual, _CAP * rms))
     smooth = ndimage.gaussian_filter(clean, _SMOOTHING)
     usable = smooth[~mask]
-    below = usable[usable <= np.median(usable)]
-    sigma = _MAD_TO_SIGMA * float(np.median(np.median(usable) - below)) if below.size else 0.0
-    bright = smooth > config.source_sigma * sigma if sigma > 0 else np.zeros(mask.shape, bool)
+    middle = float(np.median(usable))
+    sigma = _MAD_TO_SIGMA * float(np.median(middle - usable[usable <= middle]))
+    bright = smooth > middle + config.source_sigma * sigma if sigma > 0 else np.zeros(mask.shape, bool)
     return ndimage.binary_dilation(bright, iterations=config.source_grow_px) if config.source_grow_px and bright.any() else bright

@@ -8,19 +8,13 @@ from scipy import ndimage, special
 
 from astrid.config.schema.calibrate import CosmicsConfig
 from astrid.core.records import FloatImage
+from astrid.imaging.stars import FWHM_PER_SIGMA
 
-FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
 _DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))  # the four directions through a pixel
 
 
-def find_cosmics(
-    data: FloatImage, variance: FloatImage, mask: NDArray[np.bool_], fwhm: float, config: CosmicsConfig
-) -> NDArray[np.bool_]:
-    """Find cosmic rays by their edges, sharper than the PSF allows.
-
-    L.A.Cosmic (van Dokkum 2001, PASP 113, 1420) compares the Laplacian with the noise and with the fine structure. Where
-    stars are undersampled it also takes their cores, so a group of its pixels is kept only when one of them stands out from
-    its two neighbours, in some direction, by more than a point source of this FWHM can (`point_source_sharpness`).
+def find_cosmics(data: FloatImage, variance: FloatImage, mask: NDArray[np.bool_], fwhm: float, config: CosmicsConfig) -> NDArray[np.bool_]:
+    """Find cosmic rays by their edges, sharper than the PSF allows: `sharp_edges`, then `sharper_than_stars`.
 
     Parameters
     ----------
@@ -34,6 +28,14 @@ def find_cosmics(
     Returns
     -------
     bool (ny, nx), True on cosmic rays.
+    """
+    return sharper_than_stars(data, variance, sharp_edges(data, variance, mask, config), mask, fwhm, config)
+
+
+def sharp_edges(data: FloatImage, variance: FloatImage, mask: NDArray[np.bool_], config: CosmicsConfig) -> NDArray[np.bool_]:
+    """L.A.Cosmic (van Dokkum 2001, PASP 113, 1420): pixels whose Laplacian exceeds the noise and the fine structure.
+
+    Where stars are undersampled their cores are among them. Arguments as for `find_cosmics`.
     """
     import astroscrappy
 
@@ -52,7 +54,8 @@ def find_cosmics(
         cleantype="medmask",
         fsmode="median",
     )
-    return _sharper_than_stars(data, variance, found & ~mask, mask, fwhm, config)
+    edges: NDArray[np.bool_] = found & ~mask
+    return edges
 
 
 def point_source_sharpness(fwhm: float) -> float:
@@ -70,9 +73,14 @@ def _neighbour_ratio(fwhm: float) -> float:
     return float((special.erf(1.5 * scale) - centre) / 2.0 / centre)
 
 
-def _sharper_than_stars(
+def sharper_than_stars(
     data: FloatImage, variance: FloatImage, found: NDArray[np.bool_], mask: NDArray[np.bool_], fwhm: float, config: CosmicsConfig
 ) -> NDArray[np.bool_]:
+    """The groups of `found` with a pixel that no point source of this FWHM explains.
+
+    Such a pixel stands out from its two neighbours, in some direction, by more than `point_source_sharpness` and the
+    configured margin and noise allow. A group too weak to be told from a star by this is left out.
+    """
     groups, count = ndimage.label(found, np.ones((3, 3)))
     if count == 0:
         return found
@@ -87,6 +95,5 @@ def _sharper_than_stars(
         beside = 0.5 * (padded[y + 1 + dy, x + 1 + dx] + padded[y + 1 - dy, x + 1 - dx])
         excess = (allowed - config.sharpness_margin) * peak - beside
         sharp |= np.nan_to_num(excess, nan=-np.inf) > config.sharpness_sigma * noise
-    # A weak group, too faint to be told from noise by its sharpness, stays out: it is no transient at 5 sigma of a matched filter.
     kept = np.unique(groups[y[sharp], x[sharp]])
     return np.isin(groups, kept[kept > 0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +74,9 @@ def reduce_readout(readout: Readout, config: DetectorConfig) -> Reduced:
         The gain is not positive, the read noise is unknown without an overscan, or a frame's shape does not fit.
     """
     if not readout.gain > 0:
-        raise ImagingError(f"the gain of a raw exposure must be positive, not {readout.gain:g} electron/ADU; give it in the table or header.")
+        raise ImagingError(
+            f"the gain of a raw exposure must be positive, not {readout.gain:g} electron/ADU; give it in the table or header."
+        )
     level, scatter = _overscan(readout, config)
     read_noise = readout.read_noise if np.isfinite(readout.read_noise) else scatter * readout.gain
     if not np.isfinite(read_noise):
@@ -111,17 +114,17 @@ def saturation_flags(data: FloatImage, level: float, config: DetectorConfig) -> 
     if not np.isfinite(level):
         return flags
     saturated = data >= level * config.saturation_fraction
-    flags[saturated] |= DQ.SATURATED
+    flags[saturated] |= np.uint32(DQ.SATURATED)
     runs = ndimage.binary_opening(saturated, np.ones((config.bleed_min_px, 1), bool))
     if runs.any():
         trail = ndimage.binary_dilation(runs, np.ones((2 * config.bleed_grow_px + 1, 3), bool))
-        flags[trail] |= DQ.BLEED
+        flags[trail] |= np.uint32(DQ.BLEED)
     return flags
 
 
 def edge_flags(shape: tuple[int, int], config: DetectorConfig) -> DQImage:
     """EDGE within the margin of an image of `shape` (ny, nx)."""
-    flags = np.full(shape, DQ.EDGE, np.uint32)
+    flags = np.full(shape, int(DQ.EDGE), np.uint32)
     margin = config.edge_px
     flags[margin : shape[0] - margin, margin : shape[1] - margin] = 0
     return flags
@@ -134,13 +137,14 @@ def _overscan(readout: Readout, config: DetectorConfig) -> tuple[NDArray[np.floa
     strip = readout.data[readout.overscan].astype(np.float64)
     along_rows = strip.shape[0] >= strip.shape[1]  # a strip of columns gives one level a row
     axis = 1 if along_rows else 0
+    lost = int((~np.isfinite(strip).any(axis=axis)).sum())
+    if lost:
+        raise ImagingError(f"{lost} lines of the overscan hold no finite pixel; leave BIASSEC out or mend the frame.")
     centre = np.nanmedian(strip, axis=axis, keepdims=True)
     scatter = _MAD_TO_SIGMA * float(np.nanmedian(np.abs(strip - centre)))
     kept = np.where(np.abs(strip - centre) <= max(config.overscan_clip * scatter, np.finfo(np.float32).tiny), strip, np.nan)
     kept = np.where(np.isfinite(kept).any(axis=axis, keepdims=True), kept, centre)
     level = np.nanmean(kept, axis=axis)
-    if not np.isfinite(level).all():
-        raise ImagingError(f"{int((~np.isfinite(level)).sum())} lines of the overscan hold no finite pixel; leave BIASSEC out or mend the frame.")
     smooth = ndimage.gaussian_filter1d(level, _OVERSCAN_SMOOTH * len(level), mode="nearest")
     start = readout.overscan[0 if along_rows else 1].start
     total = readout.data.shape[0 if along_rows else 1]
@@ -148,7 +152,7 @@ def _overscan(readout: Readout, config: DetectorConfig) -> tuple[NDArray[np.floa
     return full[:, None] if along_rows else full[None, :], scatter
 
 
-def _trimmed(frame: NDArray[np.floating] | NDArray[np.bool_], readout: Readout) -> NDArray[np.floating]:  # type: ignore[type-arg]
+def _trimmed(frame: NDArray[Any], readout: Readout) -> NDArray[Any]:
     return frame if readout.trim is None else frame[readout.trim]
 
 
@@ -174,20 +178,20 @@ def _response(readout: Readout, config: DetectorConfig) -> NDArray[np.float64]:
     return np.maximum(np.nan_to_num(flat / median, nan=config.dead_fraction), config.dead_fraction)
 
 
-def _flags(readout: Readout, trimmed: NDArray[np.floating], config: DetectorConfig) -> DQImage:  # type: ignore[type-arg]
-    dq = edge_flags(trimmed.shape, config) | saturation_flags(trimmed, readout.saturation, config)  # type: ignore[arg-type]
-    dq[~np.isfinite(trimmed)] |= DQ.NOT_FINITE
+def _flags(readout: Readout, trimmed: FloatImage, config: DetectorConfig) -> DQImage:
+    dq = edge_flags(trimmed.shape, config) | saturation_flags(trimmed, readout.saturation, config)
+    dq[~np.isfinite(trimmed)] |= np.uint32(DQ.NOT_FINITE)
     if readout.bias is not None:
         bias = _fitted(readout.bias, readout, "master bias")
         median = np.nanmedian(bias)
         sigma = _MAD_TO_SIGMA * np.nanmedian(np.abs(bias - median))
-        dq[bias > median + config.hot_sigma * sigma] |= DQ.HOT
-        dq[~np.isfinite(bias)] |= DQ.NOT_FINITE
+        dq[bias > median + config.hot_sigma * sigma] |= np.uint32(DQ.HOT)
+        dq[~np.isfinite(bias)] |= np.uint32(DQ.NOT_FINITE)
     if readout.flat is not None:
         flat = _fitted(readout.flat, readout, "master flat")
-        dq[~(flat >= config.dead_fraction * np.nanmedian(flat))] |= DQ.BAD
+        dq[~(flat >= config.dead_fraction * np.nanmedian(flat))] |= np.uint32(DQ.BAD)
     if readout.mask is not None:
-        dq[_fitted(readout.mask.astype(np.float32), readout, "mask") != 0] |= DQ.BAD
+        dq[_fitted(readout.mask.astype(np.float32), readout, "mask") != 0] |= np.uint32(DQ.BAD)
     return dq
 
 

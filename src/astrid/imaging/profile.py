@@ -14,6 +14,7 @@ from astrid.imaging.stars import FWHM_PER_SIGMA, usable_pixels
 
 _STEP = 0.05  # px, of the derivative of a profile
 _MAX_MOVE = 0.5  # px, the most a position moves in one round
+_LEAST_KNOWN = 0.5  # of a cutout's pixels that must be usable
 _MAX_DRIFT = 1.5  # px, a fit that ends farther than this from its start is discarded
 
 Floats = NDArray[np.float64]
@@ -75,9 +76,12 @@ class SumProfile:
     outer: float
 
     def __call__(self, dy: Floats, dx: Floats) -> Floats:
+        total = np.array(self.base(dy, dx))
         taper = np.clip((self.outer - np.hypot(dy, dx)) / (self.outer - self.inner), 0.0, 1.0)
-        smooth = taper * taper * (3.0 - 2.0 * taper)
-        return np.asarray(self.base(dy, dx) + smooth * self.correction(dy, dx))
+        core = taper > 0
+        smooth = taper[core] * taper[core] * (3.0 - 2.0 * taper[core])
+        total[core] += smooth * self.correction(dy[core], dx[core])
+        return total
 
 
 def profile_of(psf: Psf) -> SplineProfile:
@@ -160,6 +164,9 @@ def fit_stars(cutouts: Cutouts, x: Floats, y: Floats, profile: Profile, *, itera
     the brightest stars from steering the fit; the reported errors use the pixels' noise alone.
     """
     n = len(x)
+    if n == 0:
+        none = np.zeros(0)
+        return StarFit(none, none, none, none, none, none, none, none, np.zeros(0, bool))
     px, py = x.astype(float).copy(), y.astype(float).copy()
     weight = cutouts.weight
     solution, design, residual = np.zeros((n, 4)), np.zeros((n, 4, 1)), np.zeros_like(cutouts.data)
@@ -181,9 +188,17 @@ def fit_stars(cutouts: Cutouts, x: Floats, y: Floats, profile: Profile, *, itera
     chi2 = (weight * residual**2).sum(axis=(1, 2)) / freedom
     flux = solution[:, 0]
     error = np.sqrt(np.maximum(np.einsum("nii->ni", covariance), 0.0))
-    good = (flux > 0) & (np.hypot(px - x, py - y) < _MAX_DRIFT) & np.isfinite(chi2) & (error[:, 0] > 0)
+    good = (flux > 0) & (np.hypot(px - x, py - y) < _MAX_DRIFT) & np.isfinite(chi2) & (error[:, 0] > 0) & _whole(cutouts)
     scale = np.where(flux > 0, flux, np.inf)
     return StarFit(px, py, flux, solution[:, 3], error[:, 1] / scale, error[:, 2] / scale, error[:, 0], chi2, good)
+
+
+def _whole(cutouts: Cutouts) -> NDArray[np.bool_]:
+    """True for stars whose innermost 3 x 3 px are all usable and most of the rest as well."""
+    known = cutouts.weight > 0
+    middle = known.shape[1] // 2
+    core = known[:, middle - 1 : middle + 2, middle - 1 : middle + 2].all(axis=(1, 2))
+    return np.asarray(core & (known.mean(axis=(1, 2)) > _LEAST_KNOWN))
 
 
 def _design(cutouts: Cutouts, x: Floats, y: Floats, profile: Profile) -> Floats:
@@ -201,7 +216,8 @@ def _solve(design: Floats, weight: Floats, data: Floats) -> tuple[Floats, Floats
     n = len(data)
     weighted = design * weight.reshape(n, 1, -1)
     normal = weighted @ np.swapaxes(design, 1, 2)
-    scale = np.sqrt(np.maximum(np.einsum("nii->ni", normal), 1e-300))
+    diagonal = np.einsum("nii->ni", normal)
+    scale = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
     scaled = normal / (scale[:, :, None] * scale[:, None, :]) + 1e-9 * np.eye(4)
     inverse = np.linalg.inv(scaled) / (scale[:, :, None] * scale[:, None, :])
     right = np.einsum("nip,np->ni", weighted, data.reshape(n, -1))

@@ -29,16 +29,18 @@ from astrid.imaging.profile import (
     SumProfile,
     cut_out,
     fit_stars,
+    profile_of,
     stamp_fwhm,
     windowed_centre,
 )
-from astrid.imaging.stars import FWHM_PER_SIGMA, StarFlag, find_stars
+from astrid.imaging.stars import FWHM_PER_SIGMA, find_stars
 
 _MODEL_ERROR = 0.02  # relative, keeps a few bright stars from deciding the shape alone
+_FIT_ROUNDS = 2  # of positions and fluxes between two updates of the shape
 _CLIP = 5.0  # sigma, pixels of a star beyond this (neighbours, cosmic rays) do not shape the PSF
 _CLIP_PEAK = 0.02  # of the star's peak, added to the noise when clipping
 _MOFFAT_START = 3.0  # beta
-_MOFFAT_BOUNDS = ([0.2, 1.2, 0.5, -np.pi], [100.0, 15.0, 1.0, np.pi])  # alpha px, beta, ratio, angle
+_MOFFAT_BOUNDS = ([0.2, 1.2, 0.5, -np.pi], [200.0, 60.0, 1.0, np.pi])  # alpha px, beta, ratio, angle
 _MAX_SAMPLES = 8000  # pixels that the Moffat fit sees
 
 
@@ -68,7 +70,9 @@ def given_psf(stamp: NDArray[Any]) -> Psf:
         When the stamp is not 2-D or has no positive sum.
     """
     if stamp.ndim != 2 or not np.isfinite(stamp).all() or stamp.sum() <= 0:
-        raise ImagingError(f"the given PSF has shape {stamp.shape} and sum {np.nansum(stamp):.3g}; give a finite 2-D stamp of positive sum.")
+        raise ImagingError(
+            f"the given PSF has shape {stamp.shape} and sum {np.nansum(stamp):.3g}; give a finite 2-D stamp of positive sum."
+        )
     side = max(stamp.shape) | 1
     padded = np.zeros((side, side))
     top, left = (side - stamp.shape[0]) // 2, (side - stamp.shape[1]) // 2
@@ -76,9 +80,7 @@ def given_psf(stamp: NDArray[Any]) -> Psf:
     return Psf((padded / padded.sum()).astype(np.float32), "given", fwhm=stamp_fwhm(padded))
 
 
-def estimate_psf(
-    data: FloatImage, variance: FloatImage, dq: DQImage, config: PsfConfig, *, stars: NDArray[Any] | None = None
-) -> Psf:
+def estimate_psf(data: FloatImage, variance: FloatImage, dq: DQImage, config: PsfConfig, *, stars: NDArray[Any] | None = None) -> Psf:
     """Estimate the PSF of a sky-subtracted image.
 
     Parameters
@@ -125,15 +127,10 @@ def select_stars(found: NDArray[Any], config: PsfConfig) -> NDArray[Any]:
     return chosen[np.argsort(-chosen["flux"], kind="stable")][: config.max_stars]
 
 
-def refit_stars(
-    data: FloatImage, variance: FloatImage, dq: DQImage, found: NDArray[Any], psf: Psf, profile: Profile
-) -> tuple[StarFit, NDArray[np.intp]]:
-    """PSF-fit positions and fluxes of the clean stars of a list; returns the fit and the stars' indices into `found`."""
-    usable = np.flatnonzero((found["flags"] & np.uint32(~StarFlag.NOT_STAR_LIKE & 0xFFFFFFFF)) == 0)
-    half = max(3, int(np.ceil(1.5 * psf.fwhm)))
-    stars = found[usable]
-    cutouts = cut_out(data, variance, dq, stars["x"], stars["y"], half)
-    return fit_stars(cutouts, stars["x"], stars["y"], profile), usable
+def refit_stars(data: FloatImage, variance: FloatImage, dq: DQImage, stars: NDArray[Any], psf: Psf) -> StarFit:
+    """PSF-fit positions and fluxes of the given stars, from the stamp as a continuous profile."""
+    cutouts = cut_out(data, variance, dq, stars["x"], stars["y"], max(3, int(np.ceil(1.5 * psf.fwhm))))
+    return fit_stars(cutouts, stars["x"].astype(float), stars["y"].astype(float), profile_of(psf))
 
 
 def _half(fwhm: float, config: PsfConfig) -> int:
@@ -162,7 +159,7 @@ def _shape(
 
 
 def _measure(cutouts: Cutouts, x: Floats, y: Floats, profile: Profile) -> _Sample:
-    fit = fit_stars(cutouts, x, y, profile, model_error=_MODEL_ERROR)
+    fit = fit_stars(cutouts, x, y, profile, iterations=_FIT_ROUNDS, model_error=_MODEL_ERROR)
     scaled = fit.flux[:, None, None] * profile(*_offsets(cutouts, fit))
     residual = cutouts.data - fit.background[:, None, None] - scaled
     noise = np.sqrt(1.0 / np.maximum(cutouts.weight, 1e-300))

@@ -10,10 +10,14 @@ from numpy.typing import NDArray
 
 from astrid.config.schema.psf import StarsConfig
 from astrid.core.dq import unusable
-from astrid.core.records import DQImage, FloatImage
+from astrid.core.records import DQImage, FloatImage, Psf
 
 FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
 _LOCUS_SNR = 20.0  # sources that tell the size of the stars
+_LOCUS_WIDTH = 0.12  # of the stars' sequence in ln(size)
+_LOCUS_SHARE = 0.3  # a smaller size wins over the commonest when this share as many sources have it
+_LOCUS_LEAST = 4  # sources that make a sequence
+_APERTURE_FWHMS = 2.5  # radius within which sizes are compared
 _APERTURE_SIGMAS = 4.0  # aperture radius in units of a source's RMS radius
 _PIXSTACK = 3_000_000  # active pixels that SEP may hold
 _APERTURE_NEIGHBOUR = 1e-3
@@ -49,9 +53,7 @@ def usable_pixels(data: FloatImage, variance: FloatImage, dq: DQImage) -> NDArra
     return good
 
 
-def find_stars(
-    data: FloatImage, variance: FloatImage, dq: DQImage, config: StarsConfig, *, expected_fwhm: float = float("nan")
-) -> NDArray[Any]:
+def find_stars(data: FloatImage, variance: FloatImage, dq: DQImage, config: StarsConfig, *, psf: Psf | None = None) -> NDArray[Any]:
     """Find sources and mark the star-like ones.
 
     Parameters
@@ -60,8 +62,8 @@ def find_stars(
         (ny, nx) sky-subtracted image, its variance and DQ plane.
     config
         Thresholds.
-    expected_fwhm
-        px; where the PSF is known, stars are told by it instead of by the commonest small size.
+    psf
+        Where the PSF is known, stars are told by its size instead of by the smallest common one.
 
     Returns
     -------
@@ -81,11 +83,12 @@ def find_stars(
         return np.zeros(0, STAR_DTYPE)
     found = found[np.argsort(-found["flux"], kind="stable")][: 4 * config.max_stars]
     stars = _measure(image, error, mask, found)
-    _flag(stars, found, mask, config, expected_fwhm)
+    _flag(stars, found, mask, config)
+    _tell_stars(image, mask, stars, config, psf)
     stars = stars[np.isfinite(stars["flux"]) & (stars["flux"] > 0)]
     order = np.lexsort((stars["x"], -stars["flux"], stars["flags"] != 0))
     kept = stars[order][: config.max_stars]
-    return kept[np.argsort(-kept["flux"], kind="stable")]
+    return np.asarray(kept[np.argsort(-kept["flux"], kind="stable")])
 
 
 def _measure(image: FloatImage, error: FloatImage, mask: NDArray[np.bool_], found: NDArray[Any]) -> NDArray[Any]:
@@ -107,7 +110,7 @@ def _measure(image: FloatImage, error: FloatImage, mask: NDArray[np.bool_], foun
     return stars
 
 
-def _flag(stars: NDArray[Any], found: NDArray[Any], mask: NDArray[np.bool_], config: StarsConfig, expected: float) -> None:
+def _flag(stars: NDArray[Any], found: NDArray[Any], mask: NDArray[np.bool_], config: StarsConfig) -> None:
     import sep
 
     flags = np.zeros(len(stars), np.uint32)
@@ -118,20 +121,39 @@ def _flag(stars: NDArray[Any], found: NDArray[Any], mask: NDArray[np.bool_], con
     flags[~inside] |= np.uint32(StarFlag.EDGE)
     holes, _, _ = sep.sum_circle(mask.astype(np.float32), stars["x"], stars["y"], stars["fwhm"], subpix=1)
     flags[holes > _APERTURE_NEIGHBOUR] |= np.uint32(StarFlag.MASKED)
-    locus = expected if np.isfinite(expected) else _size_of_stars(stars, flags, config)
-    odd = np.abs(np.log(stars["fwhm"] / locus)) > config.size_tolerance
-    flags[odd | (stars["elongation"] > config.max_elongation)] |= np.uint32(StarFlag.NOT_STAR_LIKE)
     stars["flags"] = flags
 
 
-def _size_of_stars(stars: NDArray[Any], flags: NDArray[np.uint32], config: StarsConfig) -> float:
-    """The commonest size among clean, round, bright sources (the half-sample mode of its logarithm)."""
-    clean = (flags == 0) & (stars["elongation"] <= config.max_elongation)
+def _tell_stars(image: FloatImage, mask: NDArray[np.bool_], stars: NDArray[Any], config: StarsConfig, psf: Psf | None) -> None:
+    """Compare half-light radii within one aperture, so that a PSF's wings count the same for faint and bright stars."""
+    import sep
+
+    if psf is None:
+        locus = _size_of_stars(stars, config)
+        radius = _APERTURE_FWHMS * locus
+    else:
+        radius = _APERTURE_FWHMS * psf.fwhm
+        centre = (psf.stamp.shape[0] - 1) / 2
+        half, _ = sep.flux_radius(np.ascontiguousarray(psf.stamp, np.float32), [centre], [centre], [radius], 0.5, subpix=5)
+        locus = 2.0 * float(half[0])
+    half, _ = sep.flux_radius(image, stars["x"], stars["y"], np.full(len(stars), radius), 0.5, mask=mask, subpix=5)
+    stars["fwhm"] = np.clip(np.nan_to_num(2.0 * half, nan=1.0), 0.5, 2.0 * radius)
+    if psf is None:
+        locus = _size_of_stars(stars, config)
+    odd = np.abs(np.log(stars["fwhm"] / locus)) > config.size_tolerance
+    stars["flags"][odd | (stars["elongation"] > config.max_elongation)] |= np.uint32(StarFlag.NOT_STAR_LIKE)
+
+
+def _size_of_stars(stars: NDArray[Any], config: StarsConfig) -> float:
+    """The smallest common size among clean, round, bright sources: galaxies may be many, but none is sharper than a star."""
+    clean = (stars["flags"] == 0) & (stars["elongation"] <= config.max_elongation)
     bright = clean & (stars["snr"] >= _LOCUS_SNR)
-    chosen = bright if bright.sum() >= 5 else clean if clean.any() else np.ones(len(stars), bool)
+    chosen = bright if bright.sum() >= _LOCUS_LEAST else clean if clean.any() else np.ones(len(stars), bool)
     sizes = np.sort(np.log(stars["fwhm"][chosen]))
-    while len(sizes) > 3:
-        half = (len(sizes) + 1) // 2
-        start = int(np.argmin(sizes[half - 1 :] - sizes[: len(sizes) - half + 1]))
-        sizes = sizes[start : start + half]
-    return float(np.exp(np.median(sizes)))
+    ends = np.searchsorted(sizes, sizes + _LOCUS_WIDTH, side="right")
+    counts = ends - np.arange(len(sizes))
+    start = int(np.flatnonzero(counts >= min(counts.max(), max(_LOCUS_LEAST, _LOCUS_SHARE * counts.max())))[0])
+    locus = float(np.median(sizes[start : ends[start]]))
+    for _ in range(5):
+        locus = float(np.median(sizes[np.abs(sizes - locus) <= _LOCUS_WIDTH]))
+    return float(np.exp(locus))

@@ -147,7 +147,10 @@ def _records(stream: IO[bytes]) -> Iterator[Any]:
     if magic != _MAGIC:
         raise ValueError(f"not an Avro file, it begins with {magic!r}" if magic else "the file is empty")
     head: Any = fastavro.schemaless_reader(_Chained(magic, stream), _HEADER, None)
-    head["meta"]["avro.schema"] = json.dumps(_without_defaults(json.loads(head["meta"]["avro.schema"]))).encode()
+    schema = _without_defaults(json.loads(head["meta"]["avro.schema"]))
+    if _takes_nothing(schema, {}):
+        raise ValueError("its records take no bytes")
+    head["meta"]["avro.schema"] = json.dumps(schema).encode()
     rewritten = io.BytesIO()
     fastavro.schemaless_writer(rewritten, _HEADER, head)
     yield from fastavro.reader(_Chained(rewritten.getvalue(), stream))
@@ -157,6 +160,30 @@ def _without_defaults(schema: Any) -> Any:
     if isinstance(schema, dict):
         return {key: _without_defaults(value) for key, value in schema.items() if key != "default"}
     return [_without_defaults(part) for part in schema] if isinstance(schema, list) else schema
+
+
+def _takes_nothing(schema: Any, named: dict[str, bool]) -> bool:
+    """Whether a value of the schema takes no bytes. An array of such is refused: a damaged count of it would fill the memory."""
+    if isinstance(schema, str):
+        return schema == "null" or named.get(schema.rpartition(".")[2], False)
+    if isinstance(schema, list):
+        for part in schema:
+            _takes_nothing(part, named)
+        return False  # a union begins with the number of its branch
+    kind = schema["type"]
+    if kind == "array" and _takes_nothing(schema["items"], named):
+        raise ValueError("its schema has an array of items that take no bytes")
+    if kind in ("array", "map"):
+        return False
+    if kind == "fixed":
+        empty = bool(schema["size"] <= 0)
+    elif kind in ("record", "error"):
+        parts = [_takes_nothing(field["type"], named) for field in schema["fields"]]  # every one, to learn the names within
+        empty = all(parts)
+    else:
+        return _takes_nothing(kind, named)
+    named[str(schema.get("name", "")).rpartition(".")[2]] = empty
+    return empty
 
 
 @cache

@@ -25,6 +25,7 @@ from astrid.io.images import Frames, celestial_wcs, damage_as_errors, one_line, 
 __all__ = [
     "Frames",
     "celestial_wcs",
+    "is_calibrated_product",
     "read_calibrated",
     "read_difference",
     "read_frames",
@@ -60,11 +61,13 @@ _PSF_CARDS = {
 _SKY_CARDS = {
     "sky": ("SKY", "sky level that was subtracted"),
     "sky_rms": ("SKYRMS", "RMS of the blank sky"),
-    "gain": ("GAIN", "electrons per unit of the data"),
+    "gain": ("GAIN", "electrons a unit; undefined = infinite"),
 }
 _PLANES = ("science", "reference", "difference", "score", "flux", "flux_err")
 _PSFS = ("psf_science", "psf_reference", "psf_difference")
 _META = "META "
+_GZIP_HEADER = 10  # bytes
+_COMMENTED = 24  # characters of a value that still leave room for the comment of its card
 
 Product = TypeVar("Product")
 
@@ -103,10 +106,20 @@ def read_calibrated(path: Path) -> Calibrated:
             info=_info(header),
             psf=_psf(hdus["PSF"]) if "PSF" in hdus else None,
             meta=_meta(header),
-            **{name: _number(header[card]) for name, (card, _) in _SKY_CARDS.items()},
+            sky=_number(header["SKY"]),
+            sky_rms=_number(header["SKYRMS"]),
+            gain=_number(header["GAIN"], unknown=float("inf")),
         )
 
     return _read(path, build, kind="calibrated exposure")
+
+
+def is_calibrated_product(path: Path) -> bool:
+    """True when a file carries the HDUs of a calibrated exposure of AstrID; whether they are sound is not looked at."""
+    if not path.is_file():
+        return False
+    with damage_as_errors(path), fits.open(path, memmap=False) as hdus:
+        return {"SCI", "VAR", "DQ"} <= {hdu.name for hdu in hdus} and "EXPID" in hdus["SCI"].header
 
 
 def write_difference(path: Path, difference: Difference) -> None:
@@ -160,10 +173,26 @@ def _write(path: Path, hdus: Sequence[Any]) -> None:
     """Serialise once to compress, then stamp the sums on the HDUs as they lie on disk, with no time in their comments."""
     packed = io.BytesIO()
     fits.HDUList(list(hdus)).writeto(packed)
+    _forget_times(packed.getbuffer())
     with fits.open(io.BytesIO(packed.getbuffer()), disable_image_compression=True, memmap=False) as raw, atomic_path(path) as temporary:
         for hdu in raw:
             hdu.add_checksum(when="", checksum_keyword="CHECKSUM", datasum_keyword="DATASUM")
         raw.writeto(temporary, overwrite=True)
+
+
+def _forget_times(content: memoryview) -> None:
+    """Zero, in place, the time in the gzip header of every compressed tile (RFC 1952, bytes 4 to 7).
+
+    A plane compressed without loss is a table of one column of (length, offset into the heap), as 32-bit integers.
+    """
+    everything = np.frombuffer(content, np.uint8)
+    with fits.open(io.BytesIO(content), disable_image_compression=True, memmap=False) as hdus:
+        for hdu in hdus:
+            if "ZCMPTYPE" in hdu.header:
+                start, size = hdu.fileinfo()["datLoc"], hdu.header["NAXIS1"] * hdu.header["NAXIS2"]
+                tiles = everything[start : start + size].view(">i4").reshape(-1, 2).astype(np.int64)
+                first = start + size + tiles[tiles[:, 0] > _GZIP_HEADER, 1]
+                everything[first[:, None] + np.arange(4, 8)] = 0
 
 
 def _read(path: Path, build: Callable[[fits.HDUList], Product], *, kind: str) -> Product:
@@ -200,7 +229,12 @@ def _verify(content: bytes, path: Path) -> None:
 
 
 def _cards(record: Any, names: Mapping[str, tuple[str, str]]) -> fits.Header:
-    return fits.Header([(card, _value(getattr(record, name)), comment) for name, (card, comment) in names.items()])
+    values = {name: _value(getattr(record, name)) for name in names}
+    return fits.Header([(card, values[name], "" if _long(values[name]) else comment) for name, (card, comment) in names.items()])
+
+
+def _long(value: Any) -> bool:
+    return isinstance(value, str) and len(value) > _COMMENTED
 
 
 def _value(value: Any) -> Any:
@@ -208,8 +242,8 @@ def _value(value: Any) -> Any:
     return None if isinstance(plain, float) and not np.isfinite(plain) else plain
 
 
-def _number(value: Any) -> float:
-    return float("nan") if value is None or isinstance(value, fits.card.Undefined) else float(value)
+def _number(value: Any, unknown: float = float("nan")) -> float:
+    return unknown if value is None or isinstance(value, fits.card.Undefined) else float(value)
 
 
 def _info(header: fits.Header) -> ExposureInfo:

@@ -205,5 +205,5 @@ def _size(shape: Sequence[int]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An exception's message on one line, cut to fit a sentence."""
-    return " ".join(str(error).split()).rstrip(".")[:200]
+    """The first sentence of an exception's message, on one line."""
+    return " ".join(str(error).split()).split(". ")[0].rstrip(".")[:200]

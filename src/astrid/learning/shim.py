@@ -49,7 +49,7 @@ def declare_operators() -> Any:
     """Declare those schemas that torch does not know yet; the returned library keeps them alive and is kept by the cache."""
     import torch
 
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for name, schema in _SCHEMAS.items():
         if not hasattr(torch.ops.torchvision, name):
             library.define(schema)

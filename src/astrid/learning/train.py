@@ -47,8 +47,13 @@ class TrainResult:
     model: nn.Module  # weights of the best epoch, evaluation mode, on the CPU
     history: pd.DataFrame  # one row an epoch: epoch, train_loss, validation_loss, validation_aucpr, learning_rate
     best_epoch: int  # counted from 1
-    metrics: dict[str, float]  # validation_aucpr, validation_loss and train_loss at the best epoch, epochs, counts of both classes
+    metrics: dict[str, float]  # best_validation_aucpr, best_validation_loss, best_train_loss, best_epoch, epochs, counts by class
     key: str  # digest of data, settings and code
+
+    @property
+    def validation_aucpr(self) -> float:
+        """AUCPR of the best epoch on validation: what a sweep maximises."""
+        return self.metrics["best_validation_aucpr"]
 
 
 @dataclass
@@ -95,7 +100,7 @@ def training_key(store: Triplets, splits: pd.DataFrame, model_cfg: ModelConfig, 
     """Digest of the triplets, the split, both configurations and the code: the identity of a training."""
     ordered = splits.sort_values("candidate_id")
     split = digest_bytes(*(f"{name}\x1f{part}".encode() for name, part in zip(ordered["candidate_id"], ordered["part"], strict=True)))
-    settings = digest_settings({"model": dataclasses.asdict(model_cfg), "train": dataclasses.asdict(train_cfg)})  # type: ignore[call-overload]
+    settings = digest_settings({"model": dataclasses.asdict(model_cfg), "train": dataclasses.asdict(train_cfg)})
     return digest_bytes(*(one.encode() for one in (store.digest, split, settings, digest_code(_CODE), torch.__version__)))
 
 
@@ -175,7 +180,8 @@ def better(history: list[dict[str, float]], min_delta: float) -> int:
 @contextmanager
 def _repeatable(cfg: TrainConfig, device: torch.device) -> Iterator[None]:
     """Fixed threads, deterministic kernels and a private random state; the caller's settings come back afterwards."""
-    threads, deterministic, warn_only = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    threads = torch.get_num_threads()
+    deterministic, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     devices = [torch.cuda.current_device()] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.set_num_threads(worker_count(cfg.threads))
@@ -283,9 +289,9 @@ def _validate(run: _Run, model: nn.Module) -> tuple[np.ndarray, float]:
 def _result(run: _Run, state: _State, key: str) -> TrainResult:
     best = better(state.history, run.cfg.min_delta)
     row: dict[str, Any] = state.history[best]
-    metrics = {name: float(row[name]) for name in ("validation_aucpr", "validation_loss", "train_loss")}
-    metrics["epochs"] = len(state.history)
+    metrics = {f"best_{name}": float(row[name]) for name in ("validation_aucpr", "validation_loss", "train_loss")}
+    metrics |= {"best_epoch": float(best + 1), "epochs": float(len(state.history))}
     for part in (run.training, run.validation):
-        metrics |= {f"{part.name}_real": part.real, f"{part.name}_bogus": part.bogus}
+        metrics |= {f"{part.name}_real": float(part.real), f"{part.name}_bogus": float(part.bogus)}
     model = copy.deepcopy(state.model).cpu().eval()
     return TrainResult(model, pd.DataFrame(state.history).astype({"epoch": int}), best + 1, metrics, key)

@@ -61,7 +61,7 @@ class TagsConfig:
     trail_fill: Fraction  # of the line's length
     edge_distance: NonNegative  # pixel
     extended_ratio: Positive  # FWHM over the PSF's, same measure
-    extended_snr: NonNegative
+    extended_noise: NonNegative  # relative error of the FWHM times S/N
 
 
 @section

@@ -36,6 +36,7 @@ class FluxScaleConfig:
 
     min_stars: PositiveCount  # matched stars, fewer than this take the exposure times
     clip: Positive  # sigma, stars farther than this from the ratio are dropped
+    max_error: Positive  # relative error of the stars' ratio, beyond which the headers are trusted more
 
 
 @section

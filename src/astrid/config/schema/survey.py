@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from astrid.config.schema._base import NonNegative, Positive, section
 
@@ -24,6 +22,7 @@ class PairRule:
     min_days: NonNegative  # d by which the reference precedes the science exposure
     discovery_margin: NonNegative  # d by which the reference precedes the discovery of an event in the footprint
     event_days: Positive  # d after its discovery during which an event counts for that margin
+    event_radius: Positive  # arcsec from the centre of an exposure within which an event counts as in its footprint
     prefer: Literal["deepest", "latest"]  # of several usable references: longest exposure, or nearest in time
 
 
@@ -62,4 +61,4 @@ class SurveyConfig:
 
     kind: Literal["simulated", "folder"]
     pair: PairRule
-    folder: Annotated[FolderConfig | None, Field()]  # null unless kind is folder
+    folder: FolderConfig | None  # null unless kind is folder

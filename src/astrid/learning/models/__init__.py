@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import pickle
+import zipfile
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from astrid.config.validate import validate
 from astrid.core.errors import InputError
 from astrid.learning.models import astrid_cnn, braai, resnet
 
-__all__ = ["STAMP_SIZE", "dump", "build", "count_weights", "load"]
+__all__ = ["STAMP_SIZE", "build", "count_weights", "dump", "from_bytes", "load", "to_bytes"]
 
 STAMP_SIZE = 63  # px, side of a stamp
 
@@ -40,7 +41,9 @@ def build(cfg: ModelConfig) -> nn.Module:
 
     Raises `ConfigError` where the architecture cannot have the asked shape.
     """
-    return RealBogus(_BUILDERS[cfg.name](cfg)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = RealBogus(_BUILDERS[cfg.name](cfg))
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
 
 
 def count_weights(model: nn.Module) -> int:
@@ -51,7 +54,7 @@ def count_weights(model: nn.Module) -> int:
 def dump(model: nn.Module, cfg: ModelConfig) -> bytes:
     """A network and its configuration as bytes; the same weights give the same bytes."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    return to_bytes({"model": dataclasses.asdict(cfg), "state": state})  # type: ignore[call-overload]
+    return to_bytes({"model": dataclasses.asdict(cfg), "state": state})
 
 
 def load(content: bytes, *, source: str) -> tuple[nn.Module, ModelConfig]:
@@ -64,7 +67,8 @@ def load(content: bytes, *, source: str) -> tuple[nn.Module, ModelConfig]:
     try:
         model.load_state_dict(stored["state"])
     except RuntimeError as error:
-        raise InputError(f"{source} does not fit the network {cfg.name} ({str(error).splitlines()[0]}); run the train stage again.") from error
+        first = str(error).splitlines()[0]
+        raise InputError(f"{source} does not fit the network {cfg.name} ({first}); run the train stage again.") from error
     return model.eval(), cfg
 
 
@@ -77,10 +81,13 @@ def to_bytes(content: dict[str, Any]) -> bytes:
 
 def from_bytes(content: bytes, *, source: str) -> dict[str, Any]:
     """Read what `to_bytes` wrote; nothing but plain values and tensors is unpickled. Raises `InputError` naming `source`."""
+    advice = f"{source} is not a readable torch file; delete it and run the train stage again."
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        raise InputError(advice)
     try:
         stored = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise InputError(f"{source} is not a readable torch file; delete it and run the train stage again.") from error
+    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise InputError(advice) from error
     if not isinstance(stored, dict):
         raise InputError(f"{source} holds a {type(stored).__name__} where a mapping belongs; delete it and run the train stage again.")
     return stored

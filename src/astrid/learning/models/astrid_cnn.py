@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from astrid.config.schema.model import ModelConfig
+from astrid.learning.models.initial import he_normal
 
 _BLOCKS = (1, 2, 4)  # channels of the blocks over the width: 32-64-128 at width 32
 _POOLED = 7  # px, side of the map after three max-pools of a 63-pixel stamp: 63 -> 31 -> 15 -> 7
@@ -18,4 +19,6 @@ def layers(cfg: ModelConfig) -> nn.Sequential:
         stack += [nn.Conv2d(channels, factor * cfg.width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
         channels = factor * cfg.width
     head = [nn.Flatten(), nn.Linear(channels * _POOLED**2, cfg.dense), nn.ReLU(), nn.Dropout(cfg.dropout), nn.Linear(cfg.dense, 1)]
-    return nn.Sequential(*stack, *head)
+    network = nn.Sequential(*stack, *head)
+    he_normal(network)
+    return network

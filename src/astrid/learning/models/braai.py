@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from astrid.config.schema.model import ModelConfig
+from astrid.learning.models.initial import he_normal
 
 _POOLED = 6  # px, side of the last map: 63 -> 61 -> 59 -> pool 2 -> 29 -> 27 -> 25 -> pool 4 -> 6 (valid convolutions)
 
@@ -12,7 +13,7 @@ _POOLED = 6  # px, side of the last map: 63 -> 61 -> 59 -> pool 2 -> 29 -> 27 ->
 def layers(cfg: ModelConfig) -> nn.Sequential:
     """Two blocks of two 3x3 convolutions without padding, pools of 2 and 4, then dense, dropout, one output: (n, 3, 63, 63) -> (n, 1)."""
     first, second = cfg.width, 2 * cfg.width
-    return nn.Sequential(
+    network = nn.Sequential(
         nn.Conv2d(3, first, 3),
         nn.ReLU(),
         nn.Conv2d(first, first, 3),
@@ -31,3 +32,5 @@ def layers(cfg: ModelConfig) -> nn.Sequential:
         nn.Dropout(cfg.dropout),
         nn.Linear(cfg.dense, 1),
     )
+    he_normal(network)
+    return network

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from astrid.config.schema.model import ModelConfig
@@ -21,8 +23,9 @@ def layers(cfg: ModelConfig) -> nn.Module:
     ensure_torchvision()
     from torchvision.models import resnet18
 
-    network: nn.Module = resnet18(weights=None, num_classes=1)
+    network: Any = resnet18(weights=None, num_classes=1)
     network.conv1 = nn.Conv2d(3, _STEM, kernel_size=3, stride=2, padding=1, bias=False)
     network.maxpool = nn.Identity()
-    network.fc = nn.Sequential(nn.Dropout(cfg.dropout), nn.Linear(network.fc.in_features, 1))  # type: ignore[arg-type]
-    return network
+    network.fc = nn.Sequential(nn.Dropout(cfg.dropout), nn.Linear(network.fc.in_features, 1))
+    built: nn.Module = network
+    return built

@@ -135,7 +135,7 @@ def _supernovae(
 
 def _host(cfg: SimulateConfig, spec: SurveySpec, redshift: float, rng: np.random.Generator) -> np.void:
     """A galaxy at a redshift, well inside the image; half-light radius and luminosity follow R ~ L^0.3 at 3.5 kpc for M = -20.5."""
-    host = np.zeros(1, GALAXY)[0]
+    host: np.void = np.zeros(1, GALAXY)[0]
     inside = cfg.image_size * 0.06
     host["x"], host["y"] = rng.uniform(inside, cfg.image_size - 1 - inside, 2)
     absolute = rng.normal(-20.0, 1.0)
@@ -160,9 +160,7 @@ def _place(spec: SurveySpec, host: np.void, rng: np.random.Generator) -> tuple[f
     return float(x), float(y)
 
 
-def _variables(
-    cfg: SimulateConfig, spec: SurveySpec, name: str, galaxies: NDArray[np.void], rng: np.random.Generator
-) -> list[Transient]:
+def _variables(cfg: SimulateConfig, spec: SurveySpec, name: str, galaxies: NDArray[np.void], rng: np.random.Generator) -> list[Transient]:
     kinds = list(transients.PERIODS)
     limit = float(np.mean([band.limit for band in spec.filters.values()]))
     found = []
@@ -177,15 +175,11 @@ def _variables(
         host, host_x, host_y = "", float("nan"), float("nan")
         if kind == "AGN" and len(galaxies):
             x, y, host, host_x, host_y = _nucleus(cfg, name, galaxies, float(x), float(y))
-        found.append(
-            Transient(f"{name}-var{number:02d}", "variable", kind, float(x), float(y), curve, float("nan"), host, host_x, host_y)
-        )
+        found.append(Transient(f"{name}-var{number:02d}", "variable", kind, float(x), float(y), curve, float("nan"), host, host_x, host_y))
     return found
 
 
-def _nucleus(
-    cfg: SimulateConfig, name: str, galaxies: NDArray[np.void], x: float, y: float
-) -> tuple[float, float, str, float, float]:
+def _nucleus(cfg: SimulateConfig, name: str, galaxies: NDArray[np.void], x: float, y: float) -> tuple[float, float, str, float, float]:
     """Centre of the galaxy in the image that is nearest to a position."""
     seen = (galaxies["x"] > 0) & (galaxies["x"] < cfg.image_size) & (galaxies["y"] > 0) & (galaxies["y"] < cfg.image_size)
     if not seen.any():
@@ -193,4 +187,3 @@ def _nucleus(
     index = int(np.argmin(np.where(seen, np.hypot(galaxies["x"] - x, galaxies["y"] - y), np.inf)))
     place = float(galaxies["x"][index]), float(galaxies["y"][index])
     return *place, f"{name}-gal{index:03d}", *place
-

@@ -109,8 +109,9 @@ class VariableCurve:
     def magnitude(self, mjd: float, wavelength: float) -> float:
         """AB magnitude at a date in a band of effective `wavelength` (nm)."""
         turn = (mjd / self.period + self.phase) % 1.0
-        bluer = (500.0 / wavelength) ** 0.6
-        return band_magnitude(self.mean, self.colour, wavelength) + self.amplitude * bluer * _SHAPES[self.kind](turn)
+        bluer: float = (500.0 / wavelength) ** 0.6
+        shape = _SHAPES[self.kind](turn)
+        return band_magnitude(self.mean, self.colour, wavelength) + self.amplitude * bluer * shape
 
 
 def band_magnitude(magnitude: float, colour: float, wavelength: float) -> float:

@@ -1,0 +1,88 @@
+"""One exposure of a user, whatever it is: an AstrID product, a raw frame or an archive's image -> calibrated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from astrid.config.schema.calibrate import CalibrateConfig
+from astrid.core.errors import AstridError
+from astrid.core.records import Calibrated, ExposureInfo
+
+if TYPE_CHECKING:
+    from astropy.io import fits
+
+# Identity by header card, first found first; AstrID's own cards come first.
+_KEYS = {
+    "exposure_id": ("EXPID",),
+    "survey": ("SURVEY", "TELESCOP", "OBSERVAT"),
+    "instrument": ("INSTRUME",),
+    "detector": ("DETECTOR", "CCDNAME", "CCDNUM", "CCDID"),
+    "filter": ("FILTER", "FILTNAM", "FILTER1", "BAND"),
+    "field_id": ("FIELD", "OBJECT", "TARGNAME"),
+    "unit": ("BUNIT",),
+}
+_MIDDLE = ("MJD-AVG", "MJD-MID", "EXPMID")
+_START = ("MJD-OBS", "MJD", "DATE-OBS")
+_REDUCED = ("OVERSCAN", "TRIM", "BIASCOR", "ZEROCOR", "FLATCOR")
+
+
+def load(
+    path: Path, config: CalibrateConfig, *, role: str, psf: Path | None = None, noise: Path | None = None, mask: Path | None = None
+) -> Calibrated:
+    """Read and calibrate one image.
+
+    An AstrID product (with SCI, VAR and DQ) is taken as it is, unless a companion is given. Another file is raw when it has an
+    overscan section (BIASSEC) and no card says that it is reduced; else it counts as calibrated by its archive.
+
+    Raises
+    ------
+    AstridError
+        The file or a companion is missing or broken, or cannot be calibrated; the sentence names the file.
+    """
+    from astrid.imaging.calibrate import calibrate, raw_exposure
+    from astrid.io.fits import is_calibrated_product, read_calibrated, read_frames
+
+    if psf is None and noise is None and mask is None and is_calibrated_product(path):
+        return read_calibrated(path)
+    frames = read_frames(path, psf=psf, noise=noise, mask=mask)
+    raw = bool(frames.header.get("BIASSEC")) and not any(frames.header.get(key) for key in _REDUCED)
+    info = identity(frames.header, name=_stem(path), role=role)
+    try:
+        return calibrate(raw_exposure(frames, info, calibrated=not raw), config)
+    except AstridError as error:
+        raise type(error)(f"{path.name}: {error}") from error
+
+
+def identity(header: fits.Header, *, name: str, role: str) -> ExposureInfo:
+    """Who an exposure is, as far as its header says; `name` where it has no id of its own.
+
+    Survey, instrument and filter are in lower case, since a pair must agree in them.
+    """
+    from astrid.io.headers import header_mjd, header_number, header_text
+
+    words = {key: header_text(header, cards) or "" for key, cards in _KEYS.items()}
+    exptime = header_number(header, ("EXPTIME", "EXPOSURE", "EFFEXPTM"))
+    length = float("nan") if exptime is None else exptime
+    mjd = header_number(header, _MIDDLE)
+    if mjd is None:
+        mjd = header_mjd(header, _START, length)
+    return ExposureInfo(
+        exposure_id=words["exposure_id"] or name,
+        survey=words["survey"].lower(),
+        instrument=words["instrument"].lower(),
+        detector=words["detector"],
+        filter=words["filter"],
+        mjd=float("nan") if mjd is None else mjd,
+        exptime=length,
+        role=role,
+        field_id=words["field_id"],
+        unit=words["unit"],
+    )
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    for ending in (".gz", ".fz", ".fits", ".fit", ".fts"):
+        name = name.removesuffix(ending)
+    return name

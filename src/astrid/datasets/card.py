@@ -1,0 +1,101 @@
+"""The card of a data set: what is in it, by everything that matters, and what it is not."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+LABEL_NAMES = {1: "real", 0: "bogus", -1: "unlabelled"}
+SNR_EDGES = (0.0, 5.0, 7.0, 10.0, 20.0, 50.0, np.inf)
+_SEASON = 365.25  # d
+
+
+def card(table: pd.DataFrame, *, digest: str, simulated: bool, splits: pd.DataFrame | None = None) -> dict[str, Any]:
+    """Counts of a TRIPLETS table by label and by kind, S/N, survey, filter, detector, season and part, with notes.
+
+    `simulated` says whether the labels come from a simulator; `digest` is the store's; `splits`: SPLITS of the same rows.
+    """
+    rows = table.assign(
+        snr_bin=_snr_bins(table["snr"].to_numpy()),
+        season=_seasons(table["mjd"].to_numpy()),
+        detector_name=table["survey"] + "/" + table["instrument"] + "/" + table["detector"],
+    )
+    if splits is not None:
+        rows["part"] = splits.set_index("candidate_id")["part"].loc[rows["candidate_id"]].to_numpy()
+    by = {
+        "kind": "kind",
+        "snr": "snr_bin",
+        "survey": "survey",
+        "filter": "filter",
+        "detector": "detector_name",
+        "season": "season",
+        "source": "label_source",
+    }
+    if splits is not None:
+        by["part"] = "part"
+    return {
+        "digest": digest,
+        "triplets": len(rows),
+        "labels": {name: int((rows["label"] == value).sum()) for value, name in LABEL_NAMES.items()},
+        "events": int(rows["event_id"][rows["label"] == 1].nunique()),
+        "exposures": int(rows["exposure_id"].nunique()),
+        "duplicate_stamps": int(rows["stamp_digest"][rows["stamp_digest"] != ""].duplicated().sum()),
+        "by": {name: _by_label(rows, column) for name, column in by.items()},
+        "notes": _notes(rows, simulated),
+    }
+
+
+def to_markdown(content: dict[str, Any]) -> str:
+    """The card as Markdown, one small table a property."""
+    lines = ["# Data set card", "", f"{content['triplets']} triplets, {content['events']} events, {content['exposures']} exposures.", ""]
+    lines += [f"Store digest: `{content['digest']}`", "", "## Notes", "", *(f"- {note}" for note in content["notes"]), ""]
+    for name, counts in content["by"].items():
+        lines += [f"## By {name}", "", f"| {name} | " + " | ".join(LABEL_NAMES.values()) + " |", "|---|" + "---:|" * len(LABEL_NAMES)]
+        lines += [
+            f"| {value or '-'} | " + " | ".join(str(row[label]) for label in LABEL_NAMES.values()) + " |" for value, row in counts.items()
+        ]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _by_label(rows: pd.DataFrame, column: str) -> dict[str, dict[str, int]]:
+    counts = rows.groupby([column, "label"]).size().unstack(fill_value=0)
+    return {str(value): {name: int(counts.loc[value].get(label, 0)) for label, name in LABEL_NAMES.items()} for value in counts.index}
+
+
+def _snr_bins(snr: Any) -> list[str]:
+    names = [f"{low:g} to {high:g}" if np.isfinite(high) else f"{low:g} and more" for low, high in pairwise(SNR_EDGES)]
+    # The number before the name sorts the bins.
+    names = [f"{number}: {name}" for number, name in enumerate(names)]
+    where = np.clip(np.searchsorted(SNR_EDGES, np.nan_to_num(snr, nan=0.0), side="right") - 1, 0, len(names) - 1)
+    return [names[number] for number in where]
+
+
+def _seasons(mjd: Any) -> list[str]:
+    """Years of 365.25 d since the first exposure of the table."""
+    finite = mjd[np.isfinite(mjd)]
+    start = float(finite.min()) if len(finite) else 0.0
+    return [f"year {int((value - start) // _SEASON) + 1}" if np.isfinite(value) else "unknown" for value in mjd]
+
+
+def _notes(rows: pd.DataFrame, simulated: bool) -> list[str]:
+    labelled = rows[rows["label"] >= 0]
+    share = float((labelled["label"] == 1).mean()) if len(labelled) else float("nan")
+    notes = []
+    if simulated:
+        notes.append(
+            "Simulated: images, transients and artefacts come from a simulator; figures measured here say nothing certain about a real sky."
+        )
+    if len(labelled):
+        notes.append(
+            f"{share:.1%} of the labelled triplets are real; a survey's stream has far fewer, so precision has to be restated for it."
+        )
+    unlabelled = len(rows) - len(labelled)
+    if unlabelled:
+        notes.append(f"{unlabelled} triplets are unlabelled: faint or blended truth, or no truth at all; no split uses them.")
+    people = int((rows["label_source"] == "human").sum())
+    notes.append(f"{people} labels were given by people.")
+    return notes

@@ -1,0 +1,74 @@
+"""Building the data set on disk: labelled candidates and their stamps, pair by pair, into a triplet store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from astrid.core.errors import DataSetError
+from astrid.core.provenance import digest_array
+from astrid.core.runtime import rng_for
+from astrid.datasets.labels import BOGUS, UNLABELLED
+from astrid.io.shards import ShardWriter, TripletStore
+from astrid.io.tables import CANDIDATES, conform
+
+Batch = tuple[NDArray[np.float32], pd.DataFrame]
+
+
+def build(folder: Path, batches: Iterable[Batch], *, rows_per_shard: int) -> TripletStore:
+    """Write batches of stamps (n, 3, 63, 63) and their TRIPLETS rows as a new store, one batch and one shard in memory.
+
+    The content digest of each triplet is added, so that the split can find duplicates.
+    """
+    with ShardWriter(folder, rows_per_shard) as writer:
+        for stamps, rows in batches:
+            writer.append(stamps, rows.assign(stamp_digest=stamp_digests(stamps)))
+        return writer.close()
+
+
+def stamp_digests(stamps: NDArray[np.float32]) -> list[str]:
+    """SHA-256 of the content of each triplet of (n, 3, 63, 63)."""
+    return [digest_array(triplet) for triplet in stamps]
+
+
+def select(candidates: pd.DataFrame, columns: pd.DataFrame, *, max_bogus_per_pair: int, keep_unlabelled: bool, seed: int) -> pd.DataFrame:
+    """Labelled candidates that go into the store, in order of pair and of detection.
+
+    `columns`: the labels' columns of `Labelled`, row for row. Unscorable candidates stay out. Above `max_bogus_per_pair`
+    (0 = all) the bogus ones of a pair are drawn by the seed and the pair's id, so that other pairs do not matter.
+    """
+    if list(candidates["candidate_id"]) != list(columns["candidate_id"]):
+        raise DataSetError(f"{len(candidates)} candidates and {len(columns)} labels differ or differ in order; label these candidates.")
+    rows = conform(candidates, CANDIDATES, source="the candidates")
+    rows = rows.assign(**{name: columns[name].to_numpy() for name in columns.columns if name != "candidate_id"})
+    keep = rows["scorable"].to_numpy() & (keep_unlabelled | (rows["label"] != UNLABELLED).to_numpy())
+    if max_bogus_per_pair:
+        bogus = rows[keep & (rows["label"] == BOGUS).to_numpy()]
+        for pair_id, where in bogus.groupby("pair_id").groups.items():
+            dropped = rng_for(seed, "bogus", str(pair_id)).permutation(len(where))[max_bogus_per_pair:]
+            keep[np.asarray(where)[dropped]] = False
+    return rows[keep].sort_values("pair_id", kind="stable").reset_index(drop=True)
+
+
+def selection_counts(candidates: pd.DataFrame, columns: pd.DataFrame, chosen: pd.DataFrame) -> dict[str, Any]:
+    """What went in and what stayed out, by reason."""
+    scorable = candidates["scorable"].to_numpy(dtype=bool)
+    reasons = candidates["reason"][~scorable].value_counts()
+    label = columns["label"].to_numpy()
+    out = {
+        name: int((scorable & (label == value)).sum() - (chosen["label"] == value).sum())
+        for name, value in (("bogus", 0), ("unlabelled", -1))
+    }
+    return {
+        "candidates": len(candidates),
+        "triplets": len(chosen),
+        "unscorable": int((~scorable).sum()),
+        "unscorable_reasons": {str(reason): int(count) for reason, count in sorted(reasons.items())},
+        "bogus_over_cap": out["bogus"],
+        "unlabelled_left_out": out["unlabelled"],
+    }

@@ -1,0 +1,319 @@
+"""One exposure, raw or archive-calibrated -> a sky-subtracted image with variance, DQ and PSF."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from astrid.config.schema.calibrate import BackgroundConfig, CalibrateConfig, GivenPsfConfig
+from astrid.core.dq import DQ, unusable
+from astrid.core.errors import ImagingError
+from astrid.core.records import Calibrated, DQImage, ExposureInfo, FloatImage, Psf
+from astrid.imaging.background import Background, measure_background
+from astrid.imaging.cosmics import sharp_edges, sharper_than_stars
+from astrid.imaging.detector import Readout, edge_flags, parse_section, reduce_readout, saturation_flags
+from astrid.imaging.psf import estimate_psf, given_psf
+from astrid.imaging.stars import FWHM_PER_SIGMA, find_stars
+
+if TYPE_CHECKING:
+    from astropy.wcs import WCS
+
+    from astrid.io.fits import Frames
+
+NAN = float("nan")
+_GAIN_KEYS = ("GAIN", "EGAIN", "CCDGAIN", "GAINA", "ARAWGAIN")
+_NOISE_KEYS = ("RDNOISE", "READNOIS", "READNOISE", "RDNOISEA")
+_SATURATION_KEYS = ("SATURATE", "SATURATA", "SATLEVEL")
+_COUNT_UNITS = ("", "adu", "dn", "count", "counts", "ct")
+# Cards by which common reductions say what they have done.
+_DONE_KEYS = (
+    "OVERSCAN",
+    "TRIM",
+    "ZEROCOR",
+    "BIASCOR",
+    "DARKCOR",
+    "FLATCOR",
+    "ILLUMCOR",
+    "FRINGCOR",
+    "CRMASK",
+    "SKYSUB",
+    "PHOTCORR",
+    "FLATFILE",
+)
+_NOT_DONE = (None, False, "", "F", "NO", "NONE", "OMIT", "SKIPPED")
+_BLANK_BLOCK = 3  # px, exact zeros of a float image in blocks of this side are outside the footprint
+_PSF_CENTRED = 0.02  # px, a given PSF nearer to the centre than this is left as it is
+_CENTROID_ROUNDS = 10
+_GAIN_SIGMA = 3.0  # sigma above the sky of the pixels that tell the gain of a noise image
+
+
+@dataclass(frozen=True, eq=False)
+class RawExposure:
+    """An exposure before calibration: its arrays, identity and numbers; NaN and None stand for unknown."""
+
+    data: FloatImage  # (ny, nx), ADU when raw, else `info.unit`
+    wcs: WCS
+    info: ExposureInfo
+    calibrated: bool  # the archive has removed the detector's signature
+    gain: float = NAN  # electron/ADU when raw, else electrons a unit
+    read_noise: float = NAN  # electron
+    saturation: float = NAN  # in the unit of `data`
+    trim: tuple[slice, slice] | None = None
+    overscan: tuple[slice, slice] | None = None
+    bias: FloatImage | None = None
+    flat: FloatImage | None = None
+    mask: NDArray[np.bool_] | None = None
+    noise: FloatImage | None = None  # 1 sigma, in the unit of `data`
+    psf: FloatImage | None = None
+    done: tuple[str, ...] = ()  # what the header says was already applied
+
+
+@dataclass(frozen=True, eq=False)
+class _Working:
+    """A trimmed image with its sky, between the detector and the sky."""
+
+    data: FloatImage
+    variance: FloatImage | None  # None = not known yet
+    dq: DQImage
+    wcs: WCS
+    applied: tuple[str, ...]
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+
+
+def raw_exposure(
+    frames: Frames, info: ExposureInfo, *, calibrated: bool, gain: float = NAN, read_noise: float = NAN, saturation: float = NAN
+) -> RawExposure:
+    """Join what was read with who it is; numbers that are NaN are taken from the header where it has them.
+
+    The header's gain is taken for an archive-calibrated image only when its unit is a count.
+    """
+    header = frames.header
+    shape = (frames.data.shape[0], frames.data.shape[1])
+    countable = not calibrated or info.unit.strip().lower() in _COUNT_UNITS
+    sections = {} if calibrated else {key: str(header[key]) for key in ("TRIMSEC", "BIASSEC") if header.get(key)}
+    return RawExposure(
+        data=frames.data,
+        wcs=frames.wcs,
+        info=info,
+        calibrated=calibrated,
+        gain=_or_header(gain, header, _GAIN_KEYS) if countable else gain,
+        read_noise=_or_header(read_noise, header, _NOISE_KEYS),
+        saturation=_or_header(saturation, header, _SATURATION_KEYS) if countable else saturation,
+        trim=parse_section(sections["TRIMSEC"], shape) if "TRIMSEC" in sections else None,
+        overscan=parse_section(sections["BIASSEC"], shape) if "BIASSEC" in sections else None,
+        bias=frames.bias,
+        flat=frames.flat,
+        mask=frames.mask,
+        noise=frames.noise,
+        psf=frames.psf,
+        done=tuple(key for key in _DONE_KEYS if key in header and header[key] not in _NOT_DONE),
+    )
+
+
+def calibrate(raw: RawExposure, config: CalibrateConfig) -> Calibrated:
+    """Calibrate one exposure.
+
+    A raw one passes overscan, trim, bias, gain, flat and cosmic rays; its unit becomes the electron. An archive-calibrated one
+    keeps its unit; its variance is the square of the given noise image, or V = rms_sky^2 + max(data - sky, 0) / gain with the
+    second term only where the gain is known. Then sky, variance, DQ and PSF are the same for both.
+
+    Returns
+    -------
+    Calibrated
+        `data` finite everywhere: pixels without a value hold 0 and a DQ bit. `gain` is infinite where it is unknown, so that
+        data / gain, the source variance, is 0.
+
+    Raises
+    ------
+    ImagingError
+        A frame does not fit, a needed number is unknown, or more than `max_unusable_fraction` of the pixels is unusable.
+    """
+    working = _open_archive(raw, config) if raw.calibrated else _open_raw(raw, config)
+    _refuse_unusable(working.dq, config)
+    background = measure_background(working.data, unusable(working.dq), config.background)
+    variance = working.variance
+    if variance is None:
+        variance = _archive_variance(working.data, background, raw.gain)
+    searched = config.cosmics.apply_to == "every" or (config.cosmics.apply_to == "raw" and not raw.calibrated)
+    dq, applied = working.dq, list(working.applied)
+    if searched:
+        dq = _with_cosmics(working.data, variance, dq, background, raw, config)
+        applied.append("cosmics")
+    sky, data = _subtract_sky(working.data, background, raw, config.background)
+    applied.append(f"sky ({'mesh' if not raw.calibrated else config.background.archive_sky})")
+    data = np.where((dq & np.uint32(DQ.NOT_FINITE | DQ.NO_COVERAGE)) != 0, np.float32(0), data)
+    _refuse_unusable(dq, config)
+    psf = _psf(data, variance, dq, raw, config)
+    gain = 1.0 if not raw.calibrated else _archive_gain(data, variance, dq, raw)
+    info = raw.info if raw.calibrated else replace(raw.info, unit="electron")
+    numbers = {**working.numbers, **_counts(dq), "noise_ratio": _noise_ratio(background, variance, dq)}
+    meta = {"applied": ", ".join(applied), "header_applied": ", ".join(raw.done), **numbers}
+    return Calibrated(data, variance, dq, working.wcs, info, psf, sky, background.median_rms, gain, meta)
+
+
+def _open_raw(raw: RawExposure, config: CalibrateConfig) -> _Working:
+    readout = Readout(raw.data, raw.gain, raw.read_noise, raw.saturation, raw.trim, raw.overscan, raw.bias, raw.flat, raw.mask)
+    reduced = reduce_readout(readout, config.detector)
+    wcs = raw.wcs if raw.trim is None else raw.wcs[raw.trim]
+    numbers = {"overscan_level": reduced.overscan_level, "read_noise": reduced.read_noise, "raw_gain": raw.gain}
+    return _Working(reduced.data, reduced.variance, reduced.dq, wcs, reduced.applied, numbers)
+
+
+def _open_archive(raw: RawExposure, config: CalibrateConfig) -> _Working:
+    dq = edge_flags((raw.data.shape[0], raw.data.shape[1]), config.detector) | saturation_flags(raw.data, raw.saturation, config.detector)
+    finite = np.isfinite(raw.data)
+    dq[~finite] |= np.uint32(DQ.NOT_FINITE)
+    dq[_blank(raw.data)] |= np.uint32(DQ.NO_COVERAGE)
+    if raw.mask is not None:
+        _same_shape(raw.mask, raw.data, "mask")
+        dq[raw.mask] |= np.uint32(DQ.BAD)
+    applied = [name for name, frame in (("given mask", raw.mask), ("given noise", raw.noise), ("given PSF", raw.psf)) if frame is not None]
+    variance = None
+    if raw.noise is not None:
+        _same_shape(raw.noise, raw.data, "noise image")
+        known = np.isfinite(raw.noise) & (raw.noise > 0)
+        if not known.any():
+            raise ImagingError("the noise image has no positive finite pixel; give another or leave it out.")
+        dq[~known] |= np.uint32(DQ.BAD)
+        variance = np.where(known, raw.noise, np.median(raw.noise[known])).astype(np.float32) ** 2
+    filled = np.where(finite, raw.data, np.median(raw.data[finite])).astype(np.float32)
+    return _Working(filled, variance, dq, raw.wcs, tuple(applied))
+
+
+def _same_shape(frame: NDArray[Any], data: FloatImage, what: str) -> None:
+    if frame.shape != data.shape:
+        raise ImagingError(f"the {what} has shape {frame.shape} but its image {data.shape}; give the one that belongs to it.")
+
+
+def _blank(data: FloatImage) -> NDArray[np.bool_]:
+    """Blocks of exact zeros in an image that is not of integers: nothing was drizzled or stacked there."""
+    zero = data == 0
+    if not zero.any() or np.all(np.mod(data[np.isfinite(data)], 1) == 0):
+        return np.zeros(data.shape, bool)
+    blank: NDArray[np.bool_] = ndimage.binary_opening(zero, np.ones((_BLANK_BLOCK, _BLANK_BLOCK), bool))
+    return blank
+
+
+def _archive_variance(data: FloatImage, background: Background, gain: float) -> FloatImage:
+    variance = background.rms.astype(np.float32) ** 2
+    if np.isfinite(gain) and gain > 0:
+        variance = variance + np.maximum(data - background.level, 0) / np.float32(gain)
+    return np.maximum(variance, np.finfo(np.float32).tiny)
+
+
+def _archive_gain(data: FloatImage, variance: FloatImage, dq: DQImage, raw: RawExposure) -> float:
+    """Electrons a unit: given, or from the slope of the noise image's variance over the flux; infinite where unknown."""
+    if np.isfinite(raw.gain) and raw.gain > 0:
+        return float(raw.gain)
+    if raw.noise is None:
+        return float("inf")
+    free = ~unusable(dq)
+    blank = float(np.median(variance[free]))
+    bright = free & (data > _GAIN_SIGMA * np.sqrt(blank))
+    if not bright.any():
+        return float("inf")
+    slope = float(np.median((variance[bright] - blank) / data[bright]))
+    return 1.0 / slope if slope > 0 else float("inf")
+
+
+def _with_cosmics(
+    data: FloatImage, variance: FloatImage, dq: DQImage, background: Background, raw: RawExposure, config: CalibrateConfig
+) -> DQImage:
+    mask = unusable(dq)
+    flat = np.where(mask, 0, data - background.level).astype(np.float32)
+    level = flat + np.float32(background.median)
+    edges = sharp_edges(level, variance, mask, config.cosmics)
+    fwhm = given_psf(raw.psf).fwhm if raw.psf is not None else _star_fwhm(flat, variance, dq, edges, config)
+    flagged = dq.copy()
+    flagged[sharper_than_stars(level, variance, edges, mask, fwhm, config.cosmics)] |= np.uint32(DQ.COSMIC_RAY)
+    return flagged
+
+
+def _star_fwhm(data: FloatImage, variance: FloatImage, dq: DQImage, edges: NDArray[np.bool_], config: CalibrateConfig) -> float:
+    """Median FWHM, px, of the stars without sharp edges; where those are too few, the stars are undersampled and all count."""
+    without = dq | np.where(edges, np.uint32(DQ.COSMIC_RAY), np.uint32(0))
+    for plane in (without, dq):
+        stars = find_stars(data, variance, plane, config.psf.stars)
+        stars = stars[stars["flags"] == 0]
+        if len(stars) >= config.psf.min_moffat:
+            return float(np.median(stars["fwhm"]))
+    return config.psf.fallback_fwhm
+
+
+def _subtract_sky(data: FloatImage, background: Background, raw: RawExposure, config: BackgroundConfig) -> tuple[float, FloatImage]:
+    if not raw.calibrated or config.archive_sky == "mesh":
+        return background.median, data - background.level
+    if config.archive_sky == "constant":
+        return background.median, data - np.float32(background.median)
+    return 0.0, data
+
+
+def _psf(data: FloatImage, variance: FloatImage, dq: DQImage, raw: RawExposure, config: CalibrateConfig) -> Psf:
+    return estimate_psf(data, variance, dq, config.psf) if raw.psf is None else prepare_psf(raw.psf, config.given_psf)
+
+
+def prepare_psf(stamp: FloatImage, config: GivenPsfConfig) -> Psf:
+    """A given PSF: centred on its middle pixel, cut to the square that encloses the asked flux, odd, of unit sum.
+
+    Raises `ImagingError` when the stamp is not 2-D and finite with a positive sum (see `imaging.psf.given_psf`).
+    """
+    given = given_psf(stamp)
+    whole = given.stamp.astype(np.float64)
+    half = whole.shape[0] // 2
+    shift = half - _centroid(whole, given.fwhm)
+    if np.abs(shift).max() > _PSF_CENTRED:
+        whole = ndimage.shift(whole, shift, order=3, mode="constant")
+    limit = min(half, config.max_px // 2)
+    sums = [whole[half - h : half + h + 1, half - h : half + h + 1].sum() for h in range(limit + 1)]
+    enough = np.flatnonzero(np.asarray(sums) >= config.enclosed * whole.sum())
+    keep = int(enough[0]) if len(enough) else limit
+    return given_psf(whole[half - keep : half + keep + 1, half - keep : half + keep + 1])
+
+
+def _centroid(stamp: NDArray[np.float64], fwhm: float) -> NDArray[np.float64]:
+    """Centroid (y, x) under a Gaussian window of the stamp's FWHM, from the brightest pixel on."""
+    grid = np.indices(stamp.shape, dtype=np.float64)
+    centre = np.array(np.unravel_index(np.argmax(stamp), stamp.shape), dtype=np.float64)
+    for _ in range(_CENTROID_ROUNDS):
+        offset = grid - centre[:, None, None]
+        window = np.exp(-(offset**2).sum(axis=0) * (FWHM_PER_SIGMA / fwhm) ** 2 / 2) * stamp
+        centre = centre + 2.0 * (offset * window).sum(axis=(1, 2)) / window.sum()
+    return centre
+
+
+def _refuse_unusable(dq: DQImage, config: CalibrateConfig) -> None:
+    fraction = float(unusable(dq).mean())
+    if fraction > config.max_unusable_fraction:
+        raise ImagingError(
+            f"{fraction:.1%} of the pixels are unusable, more than max_unusable_fraction = {config.max_unusable_fraction:.1%}; "
+            "look at the mask and the saturation level."
+        )
+
+
+def _counts(dq: DQImage) -> dict[str, Any]:
+    counted = (DQ.BAD, DQ.HOT, DQ.SATURATED, DQ.BLEED, DQ.COSMIC_RAY, DQ.NOT_FINITE, DQ.NO_COVERAGE)
+    numbers: dict[str, Any] = {f"n_{str(flag.name).lower()}": int(((dq & np.uint32(flag)) != 0).sum()) for flag in counted}
+    numbers["masked_fraction"] = round(float(unusable(dq).mean()), 6)
+    return numbers
+
+
+def _noise_ratio(background: Background, variance: FloatImage, dq: DQImage) -> float:
+    """Measured RMS of the blank sky over the RMS that the variance plane states for it."""
+    free = ~(background.sources | unusable(dq))
+    stated = float(np.sqrt(np.median(variance[free]))) if free.any() else NAN
+    return background.median_rms / stated
+
+
+def _or_header(value: float, header: Mapping[str, Any], keys: tuple[str, ...]) -> float:
+    if np.isfinite(value):
+        return float(value)
+    for key in keys:
+        found = header.get(key)
+        if isinstance(found, int | float) and not isinstance(found, bool) and np.isfinite(found):
+            return float(found)
+    return NAN

@@ -1,0 +1,182 @@
+"""A user's folder of FITS files -> exposures, with what is broken set aside and said."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from astrid.config.schema.survey import FolderConfig, RoleRule
+from astrid.core.errors import ConfigError, InputError
+from astrid.core.records import Problem
+from astrid.io.headers import header_mjd, header_number, header_text
+from astrid.io.tables import EXPOSURES, conform
+from astrid.sky.catalog import read_table_file
+
+if TYPE_CHECKING:
+    from astropy.io.fits import Header
+
+COMPANIONS = ("bias", "flat", "mask", "noise", "psf")
+
+_TEXT = ("survey", "instrument", "detector", "filter", "field_id", "unit")
+_NUMBERS = ("exptime", "gain", "read_noise", "saturation")
+_REQUIRED = ("survey", "instrument", "filter", "role")
+_SUFFIX = re.compile(r"\.(fits|fit|fts)(\.(gz|fz|bz2))?$", re.IGNORECASE)
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True, eq=False)
+class FolderScan:
+    """What a folder holds."""
+
+    exposures: pd.DataFrame  # EXPOSURES; paths relative to the folder
+    problems: tuple[Problem, ...]  # files that cannot be used
+
+
+def read_folder(cfg: FolderConfig) -> pd.DataFrame:
+    """The usable exposures of a folder (EXPOSURES, paths relative to it); see `scan_folder` for those that are not."""
+    return scan_folder(cfg).exposures
+
+
+def scan_folder(cfg: FolderConfig) -> FolderScan:
+    """Open every exposure of a folder, complete its row from its header, and set aside what cannot be used.
+
+    An exposure is usable when it opens, holds pixels that differ, has a celestial WCS, and its role, survey, instrument,
+    filter and date are known.
+
+    Raises
+    ------
+    InputError
+        The folder or table is missing, the table lacks the column path, an exposure_id stands twice, or nothing is usable.
+    """
+    root = Path(cfg.root)
+    if not root.is_dir():
+        raise InputError(f"the folder {root} does not exist; set survey.folder.root.")
+    rows: list[dict[str, Any]] = []
+    problems: list[Problem] = []
+    entries = _table_entries(root, cfg.table) if cfg.table else _found_entries(root, cfg)
+    for entry in entries:
+        try:
+            rows.append(_exposure(root, entry, cfg))
+        except InputError as error:
+            problems.append(Problem(str(entry["path"]), str(error)))
+    if not rows:
+        first = f" The first of {len(problems)} problems: {problems[0].reason}" if problems else " No file matches survey.folder.pattern."
+        raise InputError(f"{root} holds no usable exposure.{first}")
+    frame = conform(pd.DataFrame(rows), EXPOSURES, source=str(root))
+    twice = frame["exposure_id"][frame["exposure_id"].duplicated()]
+    if len(twice):
+        raise InputError(f"two files of {root} are both named {twice.iloc[0]!r}; give them an exposure_id each in a table.")
+    return FolderScan(frame, tuple(problems))
+
+
+def _table_entries(root: Path, name: str) -> list[dict[str, Any]]:
+    table = read_table_file(root / name)
+    if "path" not in table.columns:
+        raise InputError(f"{root / name} lacks the column 'path'; it has {', '.join(table.columns)}.")
+    entries = []
+    for row in table.to_dict("records"):
+        entries.append({str(key): value for key, value in row.items() if not _empty(value)})
+    absent = [number for number, entry in enumerate(entries, 1) if "path" not in entry]
+    if absent:
+        raise InputError(f"{root / name} has no path in row {absent[0]}; name a file in every row.")
+    return entries
+
+
+def _empty(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and np.isnan(value)) or str(value).strip() == ""
+
+
+def _found_entries(root: Path, cfg: FolderConfig) -> list[dict[str, Any]]:
+    if cfg.role_rule is None:
+        raise ConfigError("survey.folder needs a table or a role_rule to tell science from reference; set one of them.")
+    found = {path.relative_to(root).as_posix() for pattern in cfg.pattern for path in root.glob(pattern) if path.is_file()}
+    return [{"path": name} for name in sorted(found) if not any(_matches(name, pattern) for pattern in cfg.exclude)]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatch(name, pattern) or fnmatch(name, pattern.removeprefix("**/"))
+
+
+def _exposure(root: Path, entry: dict[str, Any], cfg: FolderConfig) -> dict[str, Any]:
+    """A complete row; what the table gives wins over the header, the header over the configuration."""
+    from astrid.io.images import celestial_wcs, read_image
+
+    path = root / str(entry["path"])
+    hdu = str(entry.get("hdu", cfg.hdu))
+    data, header = read_image(path, hdu)
+    wcs = celestial_wcs(header, source=str(path))
+    row: dict[str, Any] = {"calibrated": cfg.calibrated, **entry, "hdu": hdu}
+    for column in _TEXT:
+        row.setdefault(column, header_text(header, _keywords(cfg, column)))
+    for column in _NUMBERS:
+        row.setdefault(column, header_number(header, _keywords(cfg, column)))
+    row["survey"] = row["survey"] or cfg.survey
+    row["unit"] = row["unit"] or cfg.unit
+    if "mjd" not in row:
+        exptime = float("nan") if row["exptime"] is None else float(row["exptime"])
+        row["mjd"] = header_mjd(header, _keywords(cfg, "mjd"), exptime)
+    if row["mjd"] is None:
+        raise InputError(f"{path} has no date in {_listed(cfg, 'mjd')}; give the column mjd or the keyword.")
+    if "role" not in row and cfg.role_rule is not None:
+        row["role"] = _role(header, float(row["mjd"]), cfg.role_rule, path)
+    _check(row, cfg, path)
+    for column in ("survey", "field_id"):
+        row[column] = _safe(str(row[column] or "field"))
+    stem = _SUFFIX.sub("", path.name)
+    row["exposure_id"] = _safe(str(entry.get("exposure_id", f"{stem}-{hdu}" if hdu and "hdu" in entry else stem)))
+    centre = wcs.pixel_to_world_values((data.shape[1] - 1) / 2, (data.shape[0] - 1) / 2)
+    row["s_ra"], row["s_dec"] = float(centre[0]) % 360.0, float(centre[1])
+    row.update({f"{kind}_path": _companion(root, path, stem, entry, kind, cfg) for kind in COMPANIONS})
+    return row
+
+
+def _keywords(cfg: FolderConfig, column: str) -> tuple[str, ...]:
+    return {str(name): words for name, words in cfg.keywords.items()}.get(column, ())
+
+
+def _listed(cfg: FolderConfig, column: str) -> str:
+    return f"the keywords {', '.join(_keywords(cfg, column))}" if _keywords(cfg, column) else "any keyword (none is configured)"
+
+
+def _check(row: dict[str, Any], cfg: FolderConfig, path: Path) -> None:
+    for column in _REQUIRED:
+        if not row.get(column):
+            raise InputError(
+                f"{path} has no {column} in {_listed(cfg, column)}; give the column {column} in a table or survey.folder.keywords.{column}."
+            )
+    if row["role"] not in ("science", "reference"):
+        raise InputError(f"{path} has the role {row['role']!r}; it must be science or reference.")
+
+
+def _role(header: Header, mjd: float, rule: RoleRule, path: Path) -> str:
+    if rule.by == "date":
+        return "reference" if mjd < rule.split_mjd else "science"
+    value = header_text(header, (rule.keyword,))
+    for role, values in (("science", rule.science), ("reference", rule.reference)):
+        if value in values:
+            return role
+    known = ", ".join((*rule.science, *rule.reference))
+    raise InputError(f"{path} has {rule.keyword} = {value!r}, which survey.folder.role_rule does not know ({known}); add it there.")
+
+
+def _companion(root: Path, path: Path, stem: str, entry: dict[str, Any], kind: str, cfg: FolderConfig) -> str:
+    """Path of a companion relative to the folder. One that the table names must exist, one of the pattern may."""
+    given = entry.get(f"{kind}_path")
+    if given is not None:
+        if not (root / str(given)).is_file():
+            raise InputError(f"{path} names the {kind} file {given}, which does not exist; correct the column {kind}_path.")
+        return str(given)
+    pattern = {str(name): text for name, text in cfg.companions.items()}.get(kind, "")
+    beside = path.parent / pattern.format(stem=stem)
+    return beside.relative_to(root).as_posix() if pattern and beside.is_file() else ""
+
+
+def _safe(name: str) -> str:
+    """A name that can be a folder or file: letters, digits, _ and -."""
+    return _UNSAFE.sub("-", name.strip()).strip("-") or "unnamed"

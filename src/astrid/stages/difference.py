@@ -1,0 +1,165 @@
+"""Stage difference: data/calibrated and data/pairs -> data/difference, one product a pair; the rest with status and reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from astrid.config.schema.imaging import DifferenceConfig
+from astrid.core.errors import ImagingError, InputError
+from astrid.core.provenance import digest_bytes, digest_code, digest_file, digest_settings
+from astrid.core.records import Difference
+from astrid.core.runtime import log, write_json
+from astrid.io.fits import read_calibrated, write_difference
+from astrid.io.tables import EXPOSURES, PAIRS, TRUTH, read_table, write_table
+from astrid.stages.common import Job, prune, resume, run, settings, workers
+
+CALIBRATED = Path("data/calibrated")
+PAIR_TABLE = Path("data/pairs/pairs.parquet")
+TRUTH_TABLE = Path("data/raw/truth.parquet")
+DIFFERENCE = Path("data/difference")
+REPORT = Path("reports/difference.json")
+CODE = ("astrid.imaging", "astrid.io.fits", "astrid.io.images", "astrid.core")
+
+# Kinds of truth rows that are changes on the sky; the others are artefacts.
+TRANSIENT_KINDS = ("supernova", "variable", "asteroid", "injected")
+_PREFIX = "q_"
+_NAMED_REASONS = 20  # reasons that the report repeats
+_MEDIANS = ("registration_rms_px", "registration_rms_arcsec", "score_std_raw", "score_std", "overlap", "flux_scatter", "masked_fraction")
+
+
+@dataclass(frozen=True)
+class PairTask:
+    """What a worker needs of one pair; picklable."""
+
+    pair_id: str
+    science: Path
+    reference: Path
+    truth: tuple[tuple[float, float], ...]  # x, y in px of the science image
+    config: DifferenceConfig
+
+
+def main() -> None:
+    """Subtract every usable pair of data/pairs/pairs.parquet."""
+    config = settings(DifferenceConfig, "imaging.difference")
+    pairs = read_table(PAIR_TABLE, PAIRS)
+    exposures = read_table(CALIBRATED / "exposures.parquet", EXPOSURES)
+    pairs = set_aside(pairs, exposures)
+    jobs = _jobs(pairs, config, _truth())
+    rows = resume(_subtract_one, jobs, description="difference", processes=workers())
+    table = merge(pairs, {job.key: row for job, row in zip(jobs, rows, strict=True)})
+    write_table(table, DIFFERENCE / "pairs.parquet", PAIRS)
+    write_json(REPORT, report(table))
+    prune(DIFFERENCE, [DIFFERENCE / "pairs.parquet", *(path for job in jobs for path in (job.output, job.record))])
+    failed = table[table["status"] != "ok"]
+    for row in failed.itertuples():
+        log.warning("difference: %s is %s: %s", row.pair_id, row.status, row.reason)
+    if len(failed) == len(table):
+        first = f" The first: {failed['reason'].iloc[0]}" if len(table) else ""
+        raise ImagingError(f"none of the {len(table)} pairs could be subtracted; see {REPORT}.{first}")
+
+
+def set_aside(pairs: pd.DataFrame, exposures: pd.DataFrame) -> pd.DataFrame:
+    """The pairs, those with a quarantined or unknown exposure marked as quarantined."""
+    state = {str(row.exposure_id): (str(row.status), str(row.reason)) for row in exposures.itertuples()}
+    out = pairs.reset_index(drop=True).copy()
+    for index in out.index[out["status"] == "ok"]:
+        for role in ("science_id", "reference_id"):
+            name = str(out.at[index, role])
+            status, reason = state.get(name, ("unknown", "it is not in data/calibrated/exposures.parquet"))
+            if status != "ok":
+                out.loc[index, ["status", "reason"]] = ["quarantined", f"exposure {name} is {status}: {reason}"]
+                break
+    return out
+
+
+def _truth() -> dict[str, tuple[tuple[float, float], ...]]:
+    """Positions of the changes that are there, by exposure; empty for surveys without a truth table."""
+    if not TRUTH_TABLE.exists():
+        return {}
+    truth = read_table(TRUTH_TABLE, TRUTH)
+    there = truth[truth["kind"].isin(TRANSIENT_KINDS) & (truth["flux"] > 0) & np.isfinite(truth["x"]) & np.isfinite(truth["y"])]
+    return {str(name): tuple(zip(rows["x"].tolist(), rows["y"].tolist(), strict=True)) for name, rows in there.groupby("exposure_id")}
+
+
+def _jobs(pairs: pd.DataFrame, config: DifferenceConfig, truth: Mapping[str, tuple[tuple[float, float], ...]]) -> list[Job]:
+    common = digest_settings(config) + digest_code(CODE)
+    digests: dict[Path, str] = {}
+    jobs = []
+    for row in pairs[pairs["status"] == "ok"].to_dict("records"):
+        science, reference = CALIBRATED / f"{row['science_id']}.fits", CALIBRATED / f"{row['reference_id']}.fits"
+        for path in (science, reference):
+            if path not in digests:
+                digests[path] = digest_file(path) if path.is_file() else "absent"
+        known = truth.get(str(row["science_id"]), ())
+        digest = digest_bytes(*(part.encode() for part in (common, digests[science], digests[reference], repr(known))))
+        task = PairTask(str(row["pair_id"]), science, reference, known, config)
+        jobs.append(Job(task.pair_id, digest, DIFFERENCE / f"{task.pair_id}.fits", task))
+    return jobs
+
+
+def _subtract_one(job: Job) -> dict[str, Any]:
+    from astrid.imaging.pair import subtract_pair
+
+    task: PairTask = job.payload
+    try:
+        difference = subtract_pair(read_calibrated(task.science), read_calibrated(task.reference), task.config)
+    except (ImagingError, InputError) as error:
+        job.output.unlink(missing_ok=True)
+        return {"status": "refused" if isinstance(error, ImagingError) else "quarantined", "reason": str(error)}
+    write_difference(job.output, with_truth(difference, task.truth))
+    return {"status": "ok", "reason": "", **quality_columns(difference)}
+
+
+def with_truth(difference: Difference, positions: tuple[tuple[float, float], ...]) -> Difference:
+    """The product with a TRUTH plane: 1 on the pixel nearest to each known change inside the image."""
+    ny, nx = difference.dq.shape
+    truth = np.zeros((ny, nx), np.uint32)
+    for x, y in positions:
+        column, row = round(x), round(y)
+        if 0 <= row < ny and 0 <= column < nx:
+            truth[row, column] = 1
+    return replace(difference, truth=truth)
+
+
+def quality_columns(difference: Difference) -> dict[str, Any]:
+    """The product's scalars as table columns `q_*`."""
+    return {key if key.startswith(_PREFIX) else _PREFIX + key: value for key, value in difference.quality.items()}
+
+
+def merge(pairs: pd.DataFrame, rows: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """The pair table with each row's outcome; quality columns of pairs without a product are NaN or empty."""
+    out = pairs.copy()
+    columns = sorted({key for row in rows.values() for key in row if key.startswith(_PREFIX)})
+    for key in ("status", "reason"):
+        out[key] = [rows[name][key] if name in rows else before for name, before in zip(out["pair_id"], out[key], strict=True)]
+    for key in columns:
+        values = [rows.get(name, {}).get(key) for name in out["pair_id"]]
+        words = any(isinstance(value, str) for value in values)
+        out[key] = (
+            [value or "" for value in values] if words else pd.to_numeric(pd.Series(values, index=out.index, dtype=object)).astype(float)
+        )
+    return out
+
+
+def report(table: pd.DataFrame) -> dict[str, Any]:
+    """Counts by status, medians of the quality over the good pairs, the gate's marks, and the reasons of the others."""
+    good, rest = table[table["status"] == "ok"], table[table["status"] != "ok"]
+    known = [name for name in _MEDIANS if _PREFIX + name in table.columns]
+    marked = int((good["q_reasons"] != "").sum()) if "q_reasons" in good.columns else 0
+    return {
+        "pairs": len(table),
+        "status": {str(key): int(count) for key, count in table["status"].value_counts().sort_index().items()},
+        "marked_by_gate": marked,
+        "median": {name: float(good[_PREFIX + name].median()) for name in known} if len(good) else {},
+        "reasons": {str(row.pair_id): str(row.reason) for row in rest.head(_NAMED_REASONS).itertuples()},
+    }
+
+
+if __name__ == "__main__":
+    run(main)

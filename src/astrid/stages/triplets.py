@@ -1,0 +1,92 @@
+"""Stage triplets: label the candidates, cut their stamps and write the data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from astrid.candidates.stamps import STAMP_SIZE, cut_stamps
+from astrid.config.schema.dataset import DatasetConfig
+from astrid.core.errors import InputError
+from astrid.core.runtime import atomic_path, log, track, write_json
+from astrid.datasets import card, store
+from astrid.datasets.labels import Labelled, label_candidates
+from astrid.io.fits import read_difference
+from astrid.io.tables import CANDIDATES, CATALOG, LABELS, PAIRS, TRUTH, conform, read_table, write_table
+from astrid.stages.common import run, settings
+
+CANDIDATE_TABLE = Path("data/candidates/candidates.parquet")
+DIFFERENCES = Path("data/difference")
+PAIR_TABLE = DIFFERENCES / "pairs.parquet"
+TRUTH_TABLE = Path("data/raw/truth.parquet")
+CATALOG_TABLE = Path("data/catalog/catalog.parquet")
+HUMAN_LABELS = Path("data/labels/human.csv")
+FOLDER = Path("data/triplets")
+REPORT = Path("reports/triplets.json")
+
+_BATCH = 512  # stamps cut at a time: 24 MB and their index arrays
+
+
+def main() -> None:
+    """Read candidates, truth, catalogue and people's labels; write data/triplets and reports/triplets.json."""
+    cfg = settings(DatasetConfig, "dataset")
+    candidates = read_table(CANDIDATE_TABLE, CANDIDATES)
+    truth = read_table(TRUTH_TABLE, TRUTH)
+    found = label_candidates(
+        candidates, truth, read_table(PAIR_TABLE, PAIRS), read_table(CATALOG_TABLE, CATALOG), read_human(HUMAN_LABELS), cfg
+    )
+    rows = store.select(
+        candidates, found.columns, max_bogus_per_pair=cfg.max_bogus_per_pair, keep_unlabelled=cfg.keep_unlabelled, seed=cfg.seed
+    )
+    written = store.build(FOLDER, batches(rows), rows_per_shard=cfg.rows_per_shard)
+    write_table(found.labels, FOLDER / "labels.parquet", LABELS)
+    content = card.card(written.table, digest=written.digest, simulated=bool((truth["simulated"] & (truth["kind"] != "injected")).any()))
+    write_json(FOLDER / "card.json", content)
+    with atomic_path(FOLDER / "card.md") as temporary:
+        temporary.write_text(card.to_markdown(content))
+    write_json(REPORT, report(candidates, found, written.table, content))
+    log.info("triplets: %d of %d candidates, %s", len(written), len(candidates), content["labels"])
+
+
+def batches(rows: pd.DataFrame) -> Iterator[store.Batch]:
+    """Stamps and rows, pair by pair in the rows' order; one difference product is in memory at a time."""
+    groups = [(str(pair_id), group) for pair_id, group in rows.groupby("pair_id", sort=False)]
+    for pair_id, group in track(groups, "triplets"):
+        difference = read_difference(DIFFERENCES / f"{pair_id}.fits")
+        for start in range(0, len(group), _BATCH):
+            part = group.iloc[start : start + _BATCH]
+            yield cut_stamps(difference, part, size=STAMP_SIZE), part
+
+
+def read_human(path: Path) -> pd.DataFrame:
+    """The label table that people append to (CSV with the LABELS columns).
+
+    Raises `InputError` when it is missing, not such a table, or a value has the wrong type.
+    """
+    if not path.exists():
+        raise InputError(f"{path} does not exist; restore it (git checkout {path}): its header alone is enough.")
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a readable CSV table ({error}); correct it.") from error
+    return conform(frame, LABELS, source=str(path))
+
+
+def report(candidates: pd.DataFrame, found: Labelled, table: pd.DataFrame, content: dict[str, object]) -> dict[str, object]:
+    """The stage's metrics: what went in, what stayed out and why, by label, kind and survey."""
+    return {
+        **store.selection_counts(candidates, found.columns, table),
+        "labels": content["labels"],
+        "events": content["events"],
+        "duplicate_stamps": content["duplicate_stamps"],
+        "label_rows": found.counts,
+        "kind": table.groupby("kind").size().to_dict(),
+        "survey": table.groupby("survey").size().to_dict(),
+        "digest": content["digest"],
+    }
+
+
+if __name__ == "__main__":
+    run(main)

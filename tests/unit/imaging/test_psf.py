@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from astrid.core.errors import ImagingError
+from astrid.imaging.profile import Moffat, profile_of, stamp_fwhm, windowed_centre
+from astrid.imaging.psf import estimate_psf, gaussian_psf, given_psf, select_stars
+from astrid.imaging.stars import find_stars
+
+
+def _field(skies, profile, count, seed=1, shape=(384, 384)):
+    rng = np.random.default_rng(seed)
+    x, y, flux = skies.star_field(rng, shape, count, margin=20)
+    return skies.exposure(skies.render(shape, profile, x, y, flux, half=40), 100.0, rng, None, "a")
+
+
+@pytest.mark.parametrize(
+    ("name", "fwhm", "options", "limit"),
+    [
+        ("moffat", 3.0, {"ratio": 0.85, "angle": 0.5}, 0.02),
+        ("moffat", 4.0, {}, 0.02),
+        ("moffat", 1.7, {}, 0.03),  # undersampled
+        ("gaussian", 3.0, {}, 0.02),
+        ("gaussian", 1.7, {}, 0.03),
+    ],
+)
+def test_the_estimate_follows_the_truth(skies, difference_config, name, fwhm, options, limit):
+    profile = skies.pixelised(getattr(skies, name)(fwhm, **options))
+    image = _field(skies, profile, 90, shape=(512, 512))
+    psf = estimate_psf(image.data, image.variance, image.dq, difference_config.psf)
+    half = (psf.stamp.shape[0] - 1) // 2
+    truth = skies.stamp_of(profile, half)
+    assert psf.method == "empirical"
+    assert psf.n_stars >= difference_config.psf.min_empirical
+    assert psf.stamp.sum() == pytest.approx(1.0, abs=1e-5)
+    assert np.abs(psf.stamp - truth).sum() < limit  # of the flux, summed over the whole stamp
+    assert psf.fwhm == pytest.approx(stamp_fwhm(truth), rel=0.02)
+    assert psf.residual < 0.01
+
+
+def test_the_ladder_descends_with_the_number_of_stars(skies, difference_config):
+    config = difference_config.psf
+    image = _field(skies, skies.moffat(3.0), 40)
+    stars = find_stars(image.data, image.variance, image.dq, config.stars)
+    chosen = select_stars(stars, config)
+    few = estimate_psf(image.data, image.variance, image.dq, config, stars=chosen[:4])
+    none = estimate_psf(image.data, image.variance, image.dq, config, stars=chosen[:0])
+    assert few.method == "moffat"
+    assert few.fwhm == pytest.approx(3.0, rel=0.05)
+    assert (none.method, none.n_stars, none.fwhm) == ("gaussian", 0, config.fallback_fwhm)
+    assert none.stamp.shape[0] % 2 == 1
+
+
+def test_crowded_stars_are_left_out(skies, difference_config):
+    rng = np.random.default_rng(3)
+    signal = skies.render((128, 128), skies.moffat(3.0), [30.0, 90.0, 98.0], [30.0, 90.0, 90.0], [5e4, 5e4, 2e4])
+    image = skies.exposure(signal, 100.0, rng, None, "a")
+    chosen = select_stars(find_stars(image.data, image.variance, image.dq, difference_config.psf.stars), difference_config.psf)
+    assert len(chosen) == 1
+    assert chosen["x"][0] == pytest.approx(30.0, abs=0.1)
+
+
+def test_a_given_psf_is_made_odd_square_and_of_unit_sum():
+    stamp = gaussian_psf(3.0, 10).stamp[:20, :18] * 7
+    psf = given_psf(stamp)
+    assert psf.stamp.shape == (21, 21)
+    assert psf.stamp.sum() == pytest.approx(1.0, abs=1e-6)
+    assert psf.method == "given"
+
+
+@pytest.mark.parametrize("stamp", [np.zeros((5, 5)), np.full((5, 5), np.nan), np.ones(5)])
+def test_an_impossible_psf_is_refused(stamp):
+    with pytest.raises(ImagingError, match="give a finite 2-D stamp of positive sum"):
+        given_psf(stamp)
+
+
+def test_profiles_know_their_width_and_centre():
+    moffat = Moffat(2.0, 3.0)
+    assert moffat(np.array([0.0]), np.array([moffat.fwhm / 2]))[0] == pytest.approx(moffat(np.array([0.0]), np.array([0.0]))[0] / 2)
+    shifted = dataclasses.replace(gaussian_psf(3.0, 12), stamp=np.roll(gaussian_psf(3.0, 12).stamp, 1, axis=1))
+    y, x = windowed_centre(profile_of(shifted), 3.0)
+    assert (y, x) == (pytest.approx(0.0, abs=1e-3), pytest.approx(1.0, abs=1e-3))

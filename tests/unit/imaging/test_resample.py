@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from astrid.core.dq import DQ
+from astrid.imaging.astrometry import Mapping
+from astrid.imaging.psf import given_psf
+from astrid.imaging.resample import fill_local, interpolation_response, map_psf, to_grid
+
+SHAPE = (96, 96)
+
+
+def _mapping(skies, *, scale=1.0, angle=0.0, shift=(0.0, 0.0)):
+    wcs = skies.tan_wcs(SHAPE)
+    reference = skies.tan_wcs(SHAPE, scale, angle, crpix=(48.5 + shift[0], 48.5 + shift[1]))
+    return Mapping(wcs, reference, np.eye(2), np.zeros(2), np.array([47.5, 47.5]))
+
+
+def _planes(data):
+    return data.astype(np.float32), np.ones(data.shape, np.float32), np.zeros(data.shape, np.uint32)
+
+
+def test_whole_pixels_are_moved_exactly(skies, difference_config):
+    data = np.random.default_rng(1).normal(size=SHAPE)
+    result = to_grid(*_planes(data), _mapping(skies, shift=(3.0, -2.0)), SHAPE, difference_config.resample)
+    np.testing.assert_allclose(result.data[5:-5, 5:-5], data[3:-7, 8:-2], atol=2e-3)
+    assert result.overlap == pytest.approx(93 * 94 / 96**2)
+
+
+@pytest.mark.parametrize(("scale", "angle"), [(1.0, 13.0), (0.7, 5.0), (1.6, 0.0)])
+def test_flux_and_place_survive(skies, difference_config, scale, angle):
+    mapping = _mapping(skies, scale=scale, angle=angle)
+    rx, ry = mapping(np.array([50.3]), np.array([45.2]))
+    profile = skies.pixelised(skies.moffat(3.0))
+    data = skies.render(SHAPE, profile, rx, ry, [1000.0])
+    result = to_grid(*_planes(data), mapping, SHAPE, difference_config.resample)
+    assert result.data.sum() == pytest.approx(data.sum(), rel=0.01)
+    rows, columns = np.indices(SHAPE)
+    weight = np.where(np.hypot(rows - 45.2, columns - 50.3) < 12, result.data, 0)
+    assert (weight * columns).sum() / weight.sum() == pytest.approx(50.3, abs=0.03)
+    assert (weight * rows).sum() / weight.sum() == pytest.approx(45.2, abs=0.03)
+
+
+def test_bad_pixels_are_marked_and_do_not_ring(skies, difference_config):
+    data = np.full(SHAPE, 10.0)
+    data[40, 40] = np.nan
+    data[60:62, 60] = 1e6
+    planes = _planes(data)
+    planes[2][60:62, 60] = np.uint32(DQ.SATURATED)
+    result = to_grid(*planes, _mapping(skies, shift=(0.4, 0.3)), SHAPE, difference_config.resample)
+    clean = result.dq == 0
+    assert np.abs(result.data[clean] - 10.0).max() < 1e-3
+    bits = np.bitwise_or.reduce(result.dq.ravel())
+    assert bits & DQ.SATURATED
+    assert bits & DQ.NOT_FINITE
+    assert np.all((result.dq[~clean] & np.uint32(DQ.REFERENCE)) != 0)
+    assert 9 <= ((result.dq & np.uint32(DQ.SATURATED)) != 0).sum() <= 16
+
+
+def test_outside_the_footprint_there_is_no_coverage(skies, difference_config):
+    result = to_grid(*_planes(np.ones(SHAPE)), _mapping(skies, shift=(200.0, 0.0)), SHAPE, difference_config.resample)
+    assert result.overlap == 0.0
+    assert np.all((result.dq & np.uint32(DQ.NO_COVERAGE)) != 0)
+
+
+def test_fill_takes_the_neighbours():
+    data = np.full((40, 40), 5.0, np.float32)
+    good = np.ones((40, 40), bool)
+    data[10:13, 10:13], good[10:13, 10:13] = np.nan, False
+    np.testing.assert_allclose(fill_local(data, good, 1.5), 5.0, rtol=1e-5)
+    assert np.all(fill_local(data, np.zeros_like(good), 1.5) == 0)
+
+
+@pytest.mark.parametrize("order", [1, 3, 5])
+def test_the_noise_response_matches_resampled_noise(skies, difference_config, order):
+    """White noise through the interpolation, then through a matched filter, keeps the predicted power."""
+    import dataclasses
+
+    from scipy import ndimage
+
+    mapping = _mapping(skies, angle=7.0)
+    config = dataclasses.replace(difference_config.resample, order=order)
+    sigma = 1.0
+    frequency = np.fft.fftfreq(64)
+    transfer = np.exp(-2 * np.pi**2 * sigma**2 * (frequency[:, None] ** 2 + frequency[None, :] ** 2))
+    expected = interpolation_response(mapping, SHAPE, transfer**2, order)
+    powers = []
+    for seed in range(30):
+        noise = np.random.default_rng(seed).normal(size=SHAPE)
+        planes = [to_grid(*_planes(noise), mapping, SHAPE, config).data, noise]
+        inner = [ndimage.gaussian_filter(plane, sigma, truncate=6)[16:-16, 16:-16] for plane in planes]
+        powers.append(inner[0].var() / inner[1].var())
+    assert np.mean(powers) == pytest.approx(expected, rel=0.04)
+    assert (expected > 0.98) == (order > 1)
+
+
+def test_a_psf_stamp_follows_the_mapping(skies):
+    psf = given_psf(skies.stamp_of(skies.moffat(3.0), 15))
+    same = map_psf(psf, np.eye(2))
+    np.testing.assert_allclose(same.stamp, psf.stamp, atol=1e-6)
+    finer = map_psf(psf, np.eye(2) / 1.5)
+    assert finer.fwhm == pytest.approx(4.5, rel=0.03)
+    assert finer.stamp.sum() == pytest.approx(1.0, abs=1e-5)

@@ -1,0 +1,68 @@
+"""Stage split: files, the audit's refusal, and the same bytes twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from astrid.core.errors import InputError, LeakageError
+from astrid.io.shards import ShardWriter
+from astrid.io.tables import SPLITS, read_table
+from astrid.stages import split
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    values = yaml.safe_load((ROOT / "conf/split/random_grouped.yaml").read_text())
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"seed": 1, "split": {**values, "seed": 1}}))
+    return tmp_path
+
+
+def fill(folder: Path) -> None:
+    number = np.arange(36)
+    group = (number // 4).astype(str)
+    frame = pd.DataFrame({"candidate_id": [f"c{n:02d}" for n in number], "pair_id": group, "exposure_id": group, "event_id": group})
+    frame = frame.assign(cell_id=group, x=1.0, y=1.0, sign=1, snr=9.0, label=np.where(number % 9 == 8, -1, number % 2), survey="a")
+    with ShardWriter(folder / "data/triplets", 16) as writer:
+        writer.append(np.zeros((36, 3, 63, 63), np.float32), frame)
+
+
+def test_it_writes_splits_and_their_audit(project: Path) -> None:
+    fill(project)
+    split.main()
+    splits = read_table(project / "data/splits/splits.parquet", SPLITS)
+    report = json.loads((project / "reports/split.json").read_text())
+    assert len(splits) == 36
+    assert report["strategy"] == "random_grouped"
+    assert report["unused"] == {"unlabelled": 4, "straddling": 0}
+    assert report["audit"]["leaks"] == {"cell": 0, "event": 0, "exposure": 0, "stamp": 0}
+    assert sum(report["groups"].values()) == 9
+    assert 0 < report["positive_fraction"]["test"] < 1
+    before = (project / "data/splits/splits.parquet").read_bytes()
+    split.main()
+    assert (project / "data/splits/splits.parquet").read_bytes() == before
+
+
+def test_it_writes_nothing_when_the_audit_refuses(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(project)
+
+    def leaking(table: pd.DataFrame, cfg: object) -> pd.DataFrame:
+        return pd.DataFrame({"candidate_id": table["candidate_id"], "part": ["train", "test"] * 18, "group_id": "g"})
+
+    monkeypatch.setattr(split, "split_rows", leaking)
+    with pytest.raises(LeakageError, match="the split leaks: 9 of 9 event values"):
+        split.main()
+    assert not (project / "data/splits").exists()
+
+
+def test_it_says_what_is_missing(project: Path) -> None:
+    with pytest.raises(InputError, match="run the stage triplets"):
+        split.main()

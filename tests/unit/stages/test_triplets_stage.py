@@ -1,0 +1,124 @@
+"""Stage triplets: difference products in, a labelled store out; the same bytes twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from astropy.wcs import WCS
+
+from astrid.core.dq import DQ
+from astrid.core.errors import InputError
+from astrid.core.provenance import digest_file
+from astrid.core.records import Difference, ExposureInfo, Psf
+from astrid.io.fits import write_difference
+from astrid.io.shards import TripletStore
+from astrid.io.tables import CANDIDATES, CATALOG, LABELS, PAIRS, TRUTH, read_table, write_table
+from astrid.stages import triplets
+
+ROOT = Path(__file__).parents[3]
+SHAPE = (120, 140)
+
+
+def difference(seed: int) -> Difference:
+    rng = np.random.default_rng(seed)
+    planes = [rng.normal(size=SHAPE).astype(np.float32) for _ in range(6)]
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.crval, wcs.wcs.crpix, wcs.wcs.cdelt = [10.0, 0.0], [70.0, 60.0], [-0.5 / 3600, 0.5 / 3600]
+    stamp = np.zeros((5, 5), np.float32)
+    stamp[2, 2] = 1
+    psf = Psf(stamp, "given")
+    dq = np.zeros(SHAPE, np.uint32)
+    dq[62, 66] = DQ.COSMIC_RAY
+    info = ExposureInfo(f"s{seed}", "wide", "cam", "d1", "g", 60000.0 + seed, 30.0)
+    reference = ExposureInfo("r", "wide", "cam", "d1", "g", 59000.0, 300.0, role="reference")
+    return Difference(*planes, dq, psf, psf, psf, wcs, info, reference)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    values = yaml.safe_load((ROOT / "conf/dataset/default.yaml").read_text())
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"dataset": {**values, "seed": 1, "rows_per_shard": 3}}))
+    rows, truth, pairs = [], [], []
+    for seed in (2, 1):
+        pair = {"pair_id": f"s{seed}__r", "reference_id": "r", "survey": "wide", "field_id": "f"}
+        write_difference(tmp_path / f"data/difference/{pair['pair_id']}.fits", difference(seed))
+        pairs.append({**pair, "science_id": f"s{seed}", "status": "ok", "mjd": 60000.0 + seed, "reference_mjd": 59000.0})
+        for number, (x, y, sign) in enumerate([(60.2, 60.4, 1), (80.0, 70.0, -1), (5.0, 60.0, 1)]):
+            row = {**pair, "candidate_id": f"s{seed}__r:{number}", "exposure_id": f"s{seed}", "x": x, "y": y, "sign": sign, "snr": 9.0}
+            row |= {"s_ra": 10 - (x - 69) * 0.5 / 3600, "s_dec": (y - 59) * 0.5 / 3600, "mjd": 60000.0 + seed, "flux_err": 10.0}
+            rows.append({**row, "psf_fwhm": 3.0, "pixel_scale": 0.5, "scorable": x > 31, "reason": "" if x > 31 else "leaves the image"})
+        place = {"s_ra": 10 - (60 - 69) * 0.5 / 3600, "s_dec": (60 - 59) * 0.5 / 3600, "x": 60.0, "y": 60.0}
+        truth.append(
+            {**place, "object_id": "sn1", "kind": "supernova", "transient_type": "SN Ia", "exposure_id": f"s{seed}", "flux": 900.0}
+        )
+    write_table(pd.DataFrame(rows), tmp_path / "data/candidates/candidates.parquet", CANDIDATES)
+    write_table(pd.DataFrame(truth).assign(simulated=True), tmp_path / "data/raw/truth.parquet", TRUTH)
+    write_table(pd.DataFrame(pairs), tmp_path / "data/difference/pairs.parquet", PAIRS)
+    write_table(CATALOG.empty(), tmp_path / "data/catalog/catalog.parquet", CATALOG)
+    (tmp_path / "data/labels").mkdir()
+    (tmp_path / "data/labels/human.csv").write_text((ROOT / "data/labels/human.csv").read_text())
+    return tmp_path
+
+
+def test_it_writes_a_labelled_store_in_order_of_pair(project: Path) -> None:
+    triplets.main()
+    store = TripletStore.open(project / "data/triplets")
+    store.verify()
+    assert list(store.table["candidate_id"]) == ["s1__r:0", "s1__r:1", "s2__r:0", "s2__r:1"]
+    assert list(store.table["label"]) == [1, 0, 1, 0]
+    assert list(store.table["event_id"][::2]) == ["sn1", "sn1"]
+    assert [part.rows for part in store.shards] == [3, 1]
+    report = json.loads((project / "reports/triplets.json").read_text())
+    assert report["labels"] == {"real": 2, "bogus": 2, "unlabelled": 0}
+    assert (report["unscorable"], report["unscorable_reasons"]) == (2, {"leaves the image": 2})
+    assert report["kind"] == {"SN Ia": 2, "noise": 2}
+    assert len(read_table(project / "data/triplets/labels.parquet", LABELS)) == 6
+    assert "Simulated" in (project / "data/triplets/card.md").read_text()
+
+
+def test_stamps_are_the_planes_around_the_candidate(project: Path) -> None:
+    triplets.main()
+    got = TripletStore.open(project / "data/triplets").stamps([1, 0])
+    planes = difference(1)
+    np.testing.assert_array_equal(got[0, 0, 31, 31], planes.science[70, 80])
+    np.testing.assert_array_equal(got[0, 2, 31, 31], -planes.difference[70, 80])
+    assert np.isnan(got[1, :, 33, 37]).all()
+
+
+def test_people_change_a_label_and_nothing_else_changes_the_bytes(project: Path) -> None:
+    triplets.main()
+    before = {path.name: digest_file(path) for path in (project / "data/triplets").iterdir()}
+    triplets.main()
+    assert {path.name: digest_file(path) for path in (project / "data/triplets").iterdir()} == before
+    with (project / "data/labels/human.csv").open("a") as stream:
+        stream.write("s1__r:0,0,dipole,human,eve,1.0,2026-01-01T00:00:00Z\n")
+    triplets.main()
+    after = {path.name: digest_file(path) for path in (project / "data/triplets").iterdir()}
+    assert {name for name in after if after[name] != before[name]} >= {"labels.parquet", "triplets-000000004.parquet"}
+    assert after["shard-00000.npy"] == before["shard-00000.npy"]
+    assert TripletStore.open(project / "data/triplets").table["kind"][0] == "dipole"
+
+
+def test_broken_inputs_are_one_sentence(project: Path) -> None:
+    path = project / "data/labels/human.csv"
+    path.write_text("")
+    with pytest.raises(InputError, match=r"human.csv is not a readable CSV table"):
+        triplets.main()
+    path.write_text("candidate_id,label,source\ns1__r:0,maybe,human\n")
+    with pytest.raises(InputError, match=r"human.csv: column 'label' should hold int values"):
+        triplets.main()
+    path.unlink()
+    with pytest.raises(InputError, match=r"human.csv does not exist; restore it"):
+        triplets.main()
+    path.write_text("candidate_id,label,source\n")
+    (project / "data/difference/s2__r.fits").unlink()
+    with pytest.raises(InputError, match=r"s2__r.fits"):
+        triplets.main()
+    assert not (project / "data/triplets").exists()
