@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from astropy.io.fits import Header
     from astropy.wcs import WCS
 
 FloatImage = NDArray[np.float32]
@@ -34,6 +35,21 @@ class ExposureInfo:
     role: str = "science"  # "science" or "reference"
     field_id: str = ""  # the pointing, where the survey has one
     unit: str = "electron"
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """An exposure's image and its companion frames, as read and not yet interpreted."""
+
+    source: str  # file name, for messages
+    data: FloatImage  # (ny, nx)
+    header: Header
+    wcs: WCS
+    bias: FloatImage | None = None
+    flat: FloatImage | None = None
+    mask: NDArray[np.bool_] | None = None  # True = bad
+    noise: FloatImage | None = None  # 1 sigma, in the image's unit
+    psf: FloatImage | None = None
 
 
 @dataclass(frozen=True, eq=False)

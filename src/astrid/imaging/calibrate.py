@@ -13,7 +13,7 @@ from scipy import ndimage
 from astrid.config.schema.calibrate import BackgroundConfig, CalibrateConfig, GivenPsfConfig
 from astrid.core.dq import DQ, unusable
 from astrid.core.errors import ImagingError
-from astrid.core.records import Calibrated, DQImage, ExposureInfo, FloatImage, Psf
+from astrid.core.records import Calibrated, DQImage, ExposureInfo, FloatImage, Frames, Psf
 from astrid.imaging.background import Background, measure_background
 from astrid.imaging.cosmics import sharp_edges, sharper_than_stars
 from astrid.imaging.detector import Readout, edge_flags, parse_section, reduce_readout, saturation_flags
@@ -22,8 +22,6 @@ from astrid.imaging.stars import FWHM_PER_SIGMA, find_stars
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
-
-    from astrid.io.fits import Frames
 
 NAN = float("nan")
 _GAIN_KEYS = ("GAIN", "EGAIN", "CCDGAIN", "GAINA", "ARAWGAIN")

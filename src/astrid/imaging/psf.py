@@ -36,6 +36,7 @@ from astrid.imaging.profile import (
 from astrid.imaging.stars import FWHM_PER_SIGMA, find_stars
 
 _MODEL_ERROR = 0.02  # relative, keeps a few bright stars from deciding the shape alone
+_WING_FWHMS = 0.75  # FWHM beyond the core that the Moffat wings are fitted to
 _FIT_ROUNDS = 2  # of positions and fluxes between two updates of the shape
 _CLIP = 5.0  # sigma, pixels of a star beyond this (neighbours, cosmic rays) do not shape the PSF
 _CLIP_PEAK = 0.02  # of the star's peak, added to the noise when clipping
@@ -141,7 +142,7 @@ def _shape(
     data: FloatImage, variance: FloatImage, dq: DQImage, chosen: NDArray[Any], fwhm: float, config: PsfConfig
 ) -> tuple[Profile, _Sample]:
     """Alternate between the stars' positions and fluxes and the common shape."""
-    half = int(np.ceil(max(config.core_fwhms, config.isolation_fwhms) * fwhm))
+    half = int(np.ceil((config.core_fwhms + _WING_FWHMS) * fwhm))
     x, y = chosen["x"].astype(float), chosen["y"].astype(float)
     moffat = Moffat(fwhm / (2.0 * np.sqrt(2.0 ** (1.0 / _MOFFAT_START) - 1.0)), _MOFFAT_START)
     profile: Profile = moffat

@@ -20,10 +20,9 @@ from astrid.core.dq import DQ
 from astrid.core.errors import InputError
 from astrid.core.records import Calibrated, Difference, DQImage, ExposureInfo, FloatImage, Psf
 from astrid.core.runtime import atomic_path
-from astrid.io.images import Frames, celestial_wcs, damage_as_errors, one_line, quiet_wcs, read_frames, read_image, read_plane
+from astrid.io.images import celestial_wcs, damage_as_errors, one_line, quiet_wcs, read_frames, read_image, read_plane
 
 __all__ = [
-    "Frames",
     "celestial_wcs",
     "is_calibrated_product",
     "read_calibrated",

@@ -7,7 +7,6 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from astropy.wcs import WCS, FITSFixedWarning
 from numpy.typing import NDArray
 
 from astrid.core.errors import InputError
-from astrid.core.records import FloatImage
+from astrid.core.records import FloatImage, Frames
 
 _BROKEN = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, zlib.error, VerifyError)
 # Cards of a primary header that speak of its own array, not of the exposure.
@@ -27,21 +26,6 @@ _STRUCTURE = re.compile(
     r"^(SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|PCOUNT|GCOUNT|BSCALE|BZERO|CHECKSUM|DATASUM|EXTNAME|EXTVER|COMMENT|HISTORY|"
     r"WCSAXES|C(TYPE|UNIT|RVAL|RPIX|DELT|ROTA)\d|(CD|PC|PV|LTM)\d+_\d+|[AB]P?_(ORDER|\d+_\d+)|Z.*|)$"
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Frames:
-    """An exposure's image and its companion frames, as read and not yet interpreted."""
-
-    source: str  # file name, for messages
-    data: FloatImage  # (ny, nx)
-    header: fits.Header
-    wcs: WCS
-    bias: FloatImage | None = None
-    flat: FloatImage | None = None
-    mask: NDArray[np.bool_] | None = None  # True = bad
-    noise: FloatImage | None = None  # 1 sigma, in the image's unit
-    psf: FloatImage | None = None
 
 
 def read_image(path: Path, hdu: str = "") -> tuple[FloatImage, fits.Header]:

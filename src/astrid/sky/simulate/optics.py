@@ -65,7 +65,7 @@ def observe(cfg: SimulateConfig, visit: Visit) -> Conditions:
     refraction = own.normal(0.0, weather.refraction / spec.pixel_scale, 2)
     gradient = own.normal(0.0, 0.01, 2)
     return Conditions(
-        fwhm=seeing * (0.92 if visit.role == "reference" else 1.0),  # references are made of the better nights
+        fwhm=seeing,
         sky=float(sky),
         transparency=max(clouds, 0.3),
         shear=(float(guiding[0]), float(guiding[1])),
