@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from astrid import __version__
-from astrid.core.errors import AstridError
+from astrid.core.runtime import exit_codes
 from astrid.core.threads import hold_to_one_thread
 
 CONF = Path("conf")
 PARAMS = Path("params.yaml")
-INTERRUPTED = 130
 
 existing = click.Path(path_type=Path)  # existence is checked where the file is read, with a sentence of our own
 target = click.Path(path_type=Path, dir_okay=False)
@@ -93,7 +91,7 @@ def subtract(science: Path, reference: Path, output: Path, overrides: tuple[str,
 @click.option("-o", "--output", type=target, required=True, help="Candidate table to write (Parquet).")
 @click.option("--triplets", type=click.Path(path_type=Path, file_okay=False), help="Also write 63x63 triplets into this folder.")
 @click.option("--picture", type=target, help="Also write a PNG of the candidates over the score image.")
-@click.option("-S", "--set", "overrides", multiple=True, help="Change a setting, e.g. candidates.threshold=6.")
+@click.option("-S", "--set", "overrides", multiple=True, help="Change a setting, e.g. candidates.extract.threshold=6.")
 def detect(product: Path, output: Path, triplets: Path | None, picture: Path | None, overrides: tuple[str, ...]) -> None:
     """Find, measure and tag the candidates of one difference product."""
     from astrid.commands.detect import detect as run
@@ -151,19 +149,17 @@ def main() -> None:
     """Entry point: an `AstridError` is one sentence and exit code 2; anything else is a defect and keeps its traceback."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     hold_to_one_thread()
-    try:
-        cli.main(standalone_mode=False)
-    except AstridError as error:
-        print(f"astrid: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
-    except click.exceptions.Exit as stop:
-        raise SystemExit(stop.exit_code) from None
-    except click.ClickException as error:
-        error.show()
-        raise SystemExit(2) from None
-    except (click.Abort, KeyboardInterrupt):
-        print("astrid: interrupted.", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+    with exit_codes():
+        try:
+            code = cli.main(standalone_mode=False)
+        except click.exceptions.Exit as stop:
+            raise SystemExit(stop.exit_code) from None
+        except click.ClickException as error:
+            error.show()
+            raise SystemExit(2) from None
+        except click.Abort:
+            raise KeyboardInterrupt from None
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

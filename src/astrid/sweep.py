@@ -29,7 +29,8 @@ from astrid.registry import tracking
 EXPERIMENT = "astrid-sweeps"
 PARENT = "ASTRID_SWEEP_PARENT_RUN"
 TRIPLETS = Path("data/triplets")
-WINNER = Path("conf/experiment/sweep_winner.yaml")
+CONF = Path("conf")
+WINNER = CONF / "experiment/sweep_winner.yaml"
 # Sections that shape the triplets: a sweep over them would not change what a trial reads.
 UPSTREAM = ("survey", "simulate", "imaging", "candidates", "dataset")
 
@@ -99,7 +100,7 @@ def _refuse_upstream_changes(values: dict[str, Any]) -> None:
         )
 
 
-class ParentRun(Callback):
+class ParentRun(Callback):  # type: ignore[misc]  # hydra is untyped
     """Opens the sweep's parent run before the first trial, and writes the winner to conf/experiment/ after the last."""
 
     def __init__(self) -> None:
@@ -127,11 +128,11 @@ class ParentRun(Callback):
         log.info("sweep: written to %s; train it by `dvc exp run -S experiment=%s`", WINNER, WINNER.stem)
 
 
-def write_winner(path: Path, value: float, overrides: list[str]) -> None:
-    """Write a trial's overrides as an experiment: group choices as defaults, single keys as values."""
-    groups = Path("conf")
+def write_winner(path: Path, value: float, overrides: list[str], *, groups: Path = CONF) -> None:
+    """Write a trial's overrides as an experiment: group choices (folders of `groups`) as defaults, single keys as values."""
     chosen = [item.partition("=") for item in overrides if not item.startswith(("hydra", "+"))]
-    defaults = [{f"override /{key}": choice} for key, _, choice in chosen if (groups / key).is_dir()]
+    base = [choice for key, _, choice in chosen if key == "experiment"]
+    defaults = [*base, *({f"override /{key}": choice} for key, _, choice in chosen if key != "experiment" and (groups / key).is_dir())]
     values: dict[str, Any] = {}
     for key, _, text in chosen:
         if (groups / key).is_dir():
@@ -148,7 +149,7 @@ def write_winner(path: Path, value: float, overrides: list[str]) -> None:
 
 def main() -> None:
     """Run a trial, or with -m a sweep, on the configuration in ./conf."""
-    hydra.main(version_base="1.3", config_path=str(Path("conf").resolve()), config_name="config")(trial)()
+    hydra.main(version_base="1.3", config_path=str(CONF.resolve()), config_name="config")(trial)()
 
 
 if __name__ == "__main__":

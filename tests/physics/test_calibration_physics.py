@@ -18,7 +18,7 @@ from astrid.core.records import ExposureInfo
 from astrid.imaging.background import measure_background
 from astrid.imaging.calibrate import RawExposure, calibrate
 from astrid.imaging.cosmics import find_cosmics, point_source_sharpness
-from astrid.imaging.stars import FWHM_PER_SIGMA
+from astrid.imaging.sizes import FWHM_PER_SIGMA
 
 ROOT = Path(__file__).parents[2]
 SIZE, OVERSCAN = 256, 32

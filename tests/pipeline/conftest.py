@@ -1,48 +1,13 @@
-"""The tiny pipeline, run once a session from the simulated sky to the triplets; every test works on a copy of its own."""
+"""The tiny pipeline, run once from the simulated sky to the triplets; every test that goes on works on a copy."""
 
 from __future__ import annotations
 
-import importlib
-import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-
-from astrid.config.compose import compose, write_params
-
-ROOT = Path(__file__).resolve().parents[2]
-UP_TO_TRIPLETS = ("catalog", "acquire", "calibrate", "difference", "detect", "triplets")
-FROM_TRIPLETS = ("split", "train", "evaluate", "export", "register")
-
-
-@contextmanager
-def inside(folder: Path) -> Iterator[None]:
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
-
-
-def configure(project: Path, *overrides: str) -> None:
-    values = compose(ROOT / "conf", ["experiment=tiny", "compute.workers=1", *overrides])
-    write_params(values, project / "params.yaml")
-
-
-def run_stages(project: Path, stages: Sequence[str]) -> None:
-    with inside(project):
-        for name in stages:
-            importlib.import_module(f"astrid.stages.{name}").main()
-
-
-def new_project(folder: Path) -> Path:
-    (folder / "data/labels").mkdir(parents=True)
-    shutil.copy(ROOT / "data/labels/human.csv", folder / "data/labels/human.csv")
-    return folder
+from support.tiny import UP_TO_TRIPLETS, configure, new_project, run_stages
 
 
 @pytest.fixture(scope="session")

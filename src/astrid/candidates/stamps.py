@@ -1,4 +1,4 @@
-"""Stamps of candidates: science, reference and difference on one grid, masked pixels NaN, nothing filled with zeros."""
+"""Stamps of candidates: science, reference and difference on one grid, unmeasured pixels NaN, nothing filled with zeros."""
 
 from __future__ import annotations
 
@@ -11,26 +11,30 @@ from astrid.core.errors import DataSetError
 from astrid.core.records import Difference
 
 STAMP_SIZE = 63  # px
+UNMEASURED = DQ.NOT_FINITE | DQ.NO_COVERAGE
 
 
 def cut_stamps(difference: Difference, candidates: pd.DataFrame, size: int = STAMP_SIZE) -> NDArray[np.float32]:
     """Triplets float32 (n, 3, size, size): science, reference, sign * difference, in the image's unit.
 
-    Centred on the pixel nearest to the detection. NaN in all three where the DQ plane says unusable or a plane is not finite,
-    and where the stamp leaves the image (such a candidate is unscorable, see `judge`).
+    Centred on the pixel nearest to the detection. NaN where the stamp leaves the image (such a candidate is unscorable, see
+    `judge`) and where nothing was measured; the difference is also NaN wherever the DQ plane says unusable, while science and
+    reference show what the detector saw there: a saturated core or a cosmic ray is evidence to a network and to a person.
 
     Raises `DataSetError` for an even size or a candidate whose position is not in the image.
     """
     _check(difference, candidates, size)
     ix, iy = _pixels(candidates)
     rows, columns, outside = _windows(ix, iy, size, difference.dq.shape)
-    bad = unusable(difference.dq)
+    dq = difference.dq[rows, columns]
     sign = candidates["sign"].to_numpy().astype(np.float32)
     planes = (difference.science, difference.reference, difference.difference)
     stamps = np.stack([plane[rows, columns].astype(np.float32) for plane in planes], axis=1)
     stamps[:, 2] *= sign[:, None, None]
-    masked = outside | bad[rows, columns] | ~np.isfinite(stamps).all(axis=1)
-    stamps[np.broadcast_to(masked[:, None], stamps.shape)] = np.nan
+    unmeasured = outside | ((dq & np.uint32(UNMEASURED)) != 0)
+    stamps[np.broadcast_to(unmeasured[:, None], stamps.shape)] = np.nan
+    stamps[:, 2][unusable(dq)] = np.nan
+    stamps[~np.isfinite(stamps)] = np.nan
     return stamps
 
 

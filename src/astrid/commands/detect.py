@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from astrid.commands.paths import check_outputs
 from astrid.config.schema import CandidatesConfig
 from astrid.core.records import Difference
 from astrid.core.runtime import atomic_path
@@ -24,7 +25,11 @@ def detect(product: Path, output: Path, triplets: Path | None, cfg: CandidatesCo
     """
     from astrid.candidates.extract import find_candidates
     from astrid.io.fits import read_difference
+    from astrid.io.shards import check_folder
 
+    check_outputs([product], [output, picture])
+    if triplets is not None:
+        check_folder(triplets)
     difference = read_difference(product)
     frame = find_candidates(difference, cfg, pair_id=product.name.removesuffix(".gz").removesuffix(".fits"))
     write_table(frame, output, CANDIDATES)
@@ -66,15 +71,14 @@ def _draw(difference: Difference, frame: pd.DataFrame, path: Path) -> None:
 
     figure = Figure(figsize=(_INCHES, _INCHES), layout="constrained")
     axes = figure.add_subplot()
-    axes.imshow(difference.score, origin="lower", cmap="gray", vmin=-_SCORE_RANGE, vmax=_SCORE_RANGE, interpolation="nearest")
+    shown = axes.imshow(difference.score, origin="lower", cmap="gray", vmin=-_SCORE_RANGE, vmax=_SCORE_RANGE, interpolation="nearest")
+    figure.colorbar(shown, ax=axes, fraction=0.046, pad=0.02, extend="both", label="S_corr, sigma")
     radius = 0.012 * max(difference.score.shape)
     for row in frame.itertuples():
         colour = "tab:orange" if len(row.tags) else "tab:green"
         axes.add_patch(Circle((row.x, row.y), radius, fill=False, color=colour, linestyle="-" if row.scorable else "--"))
-        axes.annotate(" ".join(row.tags), (row.x + radius, row.y), fontsize=5, color=colour)
+        axes.annotate(" ".join(row.tags), (row.x + radius, row.y), fontsize=7, color=colour)
     untagged = sum(len(tags) == 0 for tags in frame["tags"])
-    axes.set(
-        title=f"{len(frame)} candidates, {untagged} untagged, over S_corr within {_SCORE_RANGE:g} sigma", xlabel="x [px]", ylabel="y [px]"
-    )
+    axes.set(title=f"{difference.info.exposure_id}: {len(frame)} candidates, {untagged} untagged (green)", xlabel="x, px", ylabel="y, px")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=_DPI, format="png", metadata={"Software": None})

@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from astrid.commands.exposure import load
+from astrid.commands.paths import check_outputs
 from astrid.config.schema.calibrate import CalibrateConfig
 from astrid.core.dq import unusable
 from astrid.core.errors import ImagingError, InputError
@@ -48,7 +49,8 @@ def inject(
     from astrid.io.fits import write_calibrated
 
     if not 0 < snr[0] <= snr[1]:
-        raise InputError(f"the range of S/N {snr[0]:g} to {snr[1]:g} is not one of positive numbers in rising order.")
+        raise InputError(f"the range of S/N {snr[0]:g} to {snr[1]:g} is not one of positive numbers in rising order; give e.g. --snr 4 40.")
+    check_outputs([image, psf, noise], [output, truth])
     exposure = load(image, calibrate, role="science", psf=psf, noise=noise)
     if not np.isfinite(exposure.gain):
         raise ImagingError(f"{image.name}: its gain is unknown, so that no photon noise can be drawn; give --noise, which tells it.")

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from astrid.commands.paths import check_outputs
 from astrid.core.errors import InputError
-from astrid.core.runtime import rng_for, write_json
+from astrid.core.records import Triplet
+from astrid.core.runtime import atomic_path, rng_for, write_json
 
 if TYPE_CHECKING:
     from astrid.config.schema.candidates import CandidatesConfig
     from astrid.serving.score import Scored
 
 REPORT = Path("reports/alerts.json")
+CARD = Path("data/triplets/card.json")  # of this project's triplets
 _REGISTRY_SCHEME = "models:/"
 _REASONS_SHOWN = 12
 
@@ -24,38 +31,88 @@ def score(
 ) -> None:
     """Score the inputs with a model folder or a registry URI (models:/NAME@ALIAS), write SCORES and print what was found.
 
-    With `evidence`, a CSV of independent evidence an alert, the ranking is written to `report` as well.
+    With `evidence`, a CSV of independent evidence an alert, the ranking is written to `report` and, as a page, beside it.
     """
     from astrid.serving.engine import ScoringEngine
-    from astrid.serving.score import difference_products, score_inputs
+    from astrid.serving.score import check_inputs, difference_products, score_inputs
 
-    engine = ScoringEngine.load(_model_folder(model), batch=batch)
+    check_inputs(inputs)
+    if evidence is not None and not evidence.is_file():
+        raise InputError(f"{evidence} does not exist; give the table of independent evidence.")
+    check_outputs([*inputs, evidence], [output, *([report, report.with_suffix(".html")] if evidence is not None else [])])
+    folder = _model_folder(model)
+    engine = ScoringEngine.load(folder, batch=batch)
     candidates = _candidates() if any(path.exists() and difference_products(path) for path in inputs) else None
     scored = score_inputs(inputs, output, engine, batch=batch, candidates=candidates)
     _show(scored, output)
     if evidence is not None:
-        rank(output, evidence, report)
+        rank(output, evidence, report, model_facts(folder))
 
 
-def rank(scores: Path, index_csv: Path, output_json: Path) -> None:
-    """Rank the scored alerts against the evidence in `index_csv` and write the result as JSON. See `evaluation.ranking`."""
+def rank(scores: Path, index_csv: Path, output_json: Path, model: ModelFacts) -> None:
+    """Rank the scored alerts against the evidence in `index_csv`; write the result as JSON and as a page beside it (.html).
+
+    See `evaluation.ranking` for what is ranked against what.
+    """
+    from astrid.evaluation.alerts import alert_context
     from astrid.evaluation.ranking import rank_alerts
+    from astrid.evaluation.report import render_alerts
     from astrid.io.tables import SCORES, read_table
 
-    if not index_csv.exists():
-        raise InputError(f"{index_csv} does not exist; give the table of independent evidence.")
     table = read_table(scores, SCORES)
     try:
         evidence = pd.read_csv(index_csv, dtype={"candid": str})
     except (ValueError, OSError) as error:
-        raise InputError(f"{index_csv} is not a readable CSV table ({error}).") from error
+        raise InputError(f"{index_csv} is not a readable CSV table ({error}); correct it.") from error
     result = rank_alerts(table, evidence, rng_for(0, "rank"))
-    result["model_version"] = str(table["model_version"].iloc[0]) if len(table) else ""
+    result |= {"model": model.identity, "model_digest": model.identity["network"]}
+    page = output_json.with_suffix(".html")
+    context = alert_context(result, table, evidence, stamps_of, threshold=model.threshold, trained_on=model.trained_on)
     write_json(output_json, result)
+    with atomic_path(page) as temporary:
+        temporary.write_text(render_alerts(context), encoding="utf-8")
     print(f"\n{result['statement']}")
     columns = ["evidence", "positives", "negatives", "roc_auc", "roc_auc_low", "roc_auc_high", "recall_at_fpr_5pct", "recall_at_fpr_1pct"]
     print(pd.DataFrame(result["ranking"])[columns].to_string(index=False, float_format="%.3f", na_rep="-"))
-    print(f"ranking: {output_json}")
+    print(f"ranking -> {output_json}, page -> {page}")
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Which model scored: `identity` (version, digests), its threshold, and a sentence on its training set where that is known."""
+
+    identity: dict[str, str]
+    threshold: float
+    trained_on: str
+
+
+def model_facts(folder: Path) -> ModelFacts:
+    """What model.json says of a model, and the data card of this project's triplets where the model was trained on them."""
+    from astrid.export.folder import read_manifest
+
+    content = read_manifest(folder)
+    data = content["data"]
+    identity = {"version": f"{content['name']}@{content['version']}", "digest": str(content["digest"])}
+    identity |= {name: str(data.get(name, "")) for name in ("network", "training", "triplets", "splits")}
+    trained_on = ""
+    if CARD.is_file():
+        card = json.loads(CARD.read_text())
+        if card.get("digest") == data.get("triplets") and card.get("simulated"):
+            trained_on = "The model was trained on simulated exposures alone and has never seen an image of this survey."
+    return ModelFacts(identity, float(content["threshold"]), trained_on)
+
+
+def stamps_of(rows: pd.DataFrame) -> dict[Any, NDArray[np.float32]]:
+    """Stamps of scored alerts, by row label: their files are read once more."""
+    from astrid.io.alerts import read_alerts
+
+    wanted = {(str(row.source), str(row.candid)): row.Index for row in rows.itertuples()}
+    files = sorted({Path(source.split("!")[0]) for source, _ in wanted})
+    found = {}
+    for reading in read_alerts(files):
+        if isinstance(reading, Triplet) and (key := (str(reading.meta["source"]), reading.candidate_id)) in wanted:
+            found[wanted[key]] = reading.stamps
+    return found
 
 
 def _model_folder(model: str) -> Path:

@@ -8,13 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from astrid.commands.exposure import load
+from astrid.commands.paths import check_outputs
 from astrid.config.schema.calibrate import CalibrateConfig
 from astrid.config.schema.imaging import DifferenceConfig
 from astrid.core.errors import InputError
-from astrid.core.records import Calibrated, Difference
+from astrid.core.records import Calibrated, Difference, FloatImage
 from astrid.core.runtime import atomic_path
 
-_INCHES, _DPI = 13.0, 110
+_INCHES, _TITLE_INCHES, _DPI = 11.0, 0.6, 110
+_PANELS_HIGH = 0.9  # height of the panels over the figure's width, for a square image
+_SCENE_TICKS = (-3.0, 0.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)  # sigma above the sky
+_LINEAR_SIGMAS = 3.0  # sigma of the sky, where the scene's asinh scale turns from linear to logarithmic
+_BRIGHT_PERCENTILE = 99.9  # of the science pixels, white
 _SCORE_RANGE = 8.0  # sigma, of the score's grey scale
 _DIFFERENCE_RANGE = 6.0  # robust sigma, of the difference's grey scale
 _MAD_TO_SIGMA = 1.4826
@@ -49,7 +54,9 @@ def subtract(
     from astrid.imaging.pair import subtract_pair
     from astrid.io.fits import write_difference
 
-    _check_paths(science, reference, output)
+    _check_pair(science, reference)
+    companions = (science_psf, reference_psf, science_noise, reference_noise, science_mask, reference_mask)
+    check_outputs([science, reference, *companions], [output, picture])
     start = time.perf_counter()
     new = load(science, calibrate, role="science", psf=science_psf, noise=science_noise, mask=science_mask)
     old = load(reference, calibrate, role="reference", psf=reference_psf, noise=reference_noise, mask=reference_mask)
@@ -65,12 +72,10 @@ def subtract(
         print(f"picture -> {picture}")
 
 
-def _check_paths(science: Path, reference: Path, output: Path) -> None:
+def _check_pair(science: Path, reference: Path) -> None:
     for path in (science, reference):
         if not path.is_file():
             raise InputError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; give a FITS file.")
-        if output.exists() and output.samefile(path):
-            raise InputError(f"the output {output} is the input {path}; choose another name.")
     if science.samefile(reference):
         raise InputError(f"science and reference are the same file, {science}; a difference needs two exposures.")
 
@@ -103,33 +108,55 @@ def _summary(new: Calibrated, old: Calibrated, product: Difference, seconds: tup
 
 
 def draw(product: Difference, path: Path) -> None:
-    """Write a PNG of science, reference, difference and score."""
+    """Write a PNG of science, reference (both on one asinh scale), difference and score, with a colour bar each."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import AsinhNorm, Normalize
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_INCHES, _INCHES * product.score.shape[0] / product.score.shape[1] / 4 + 0.6), dpi=_DPI, layout="constrained")
+    ny, nx = product.score.shape
+    figure = Figure(figsize=(_INCHES, _PANELS_HIGH * _INCHES * ny / nx + _TITLE_INCHES), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    low, high = _zscale(product.science)
-    values = product.difference[np.isfinite(product.difference)]
-    spread = _DIFFERENCE_RANGE * _MAD_TO_SIGMA * float(np.median(np.abs(values - np.median(values)))) if values.size else 1.0
+    new, old = product.info, product.reference_info
+    unit = new.unit or "image unit"
+    sky, noise = _sky(product.science)
+    steps = sky + noise * np.array(_SCENE_TICKS)
+    scene = AsinhNorm(_LINEAR_SIGMAS * noise, steps[0], max(_bright(product.science), steps[2]))
+    spread = _DIFFERENCE_RANGE * _sky(product.difference)[1]
+    widths = [f"FWHM {psf.fwhm:.2f} px ({psf.method} PSF)" for psf in (product.psf_science, product.psf_reference)]
+    score = f"score, sky width {product.quality['q_score_std']:.2f}"
     panels = (
-        ("science", product.science, low, high, "gray"),
-        ("reference", product.reference, low, high, "gray"),
-        ("difference", product.difference, -spread, spread, "gray"),
-        ("score, sigma", product.score, -_SCORE_RANGE, _SCORE_RANGE, "RdBu_r"),
+        (f"science, {widths[0]}", product.science, scene, "gray", f"{unit} (asinh)", steps),
+        (f"reference, {widths[1]}", product.reference, scene, "gray", f"{unit} (asinh)", steps),
+        ("proper difference", product.difference, Normalize(-spread, spread), "gray", unit, None),
+        (score, product.score, Normalize(-_SCORE_RANGE, _SCORE_RANGE), "RdBu_r", "S_corr, sigma", None),
     )
-    for axes, (title, plane, lowest, highest, colours) in zip(figure.subplots(1, 4), panels, strict=True):
-        axes.imshow(plane, origin="lower", cmap=colours, vmin=lowest, vmax=highest, interpolation="nearest")
+    for axes, (title, plane, norm, colours, label, ticks) in zip(figure.subplots(2, 2, sharex=True, sharey=True).flat, panels, strict=True):
+        shown = axes.imshow(plane, origin="lower", cmap=colours, norm=norm, interpolation="nearest")
         axes.set_title(title, fontsize=10)
-        axes.set_xticks([])
-        axes.set_yticks([])
-    figure.suptitle(f"{product.info.exposure_id}  -  {product.reference_info.exposure_id}", fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.set_facecolor("tab:purple")  # what has no value
+        bar = figure.colorbar(shown, ax=axes, fraction=0.046, pad=0.02, extend="both")
+        if ticks is not None:
+            inside = ticks[(ticks >= norm.vmin) & (ticks <= norm.vmax)]
+            bar.set_ticks(list(inside), labels=[f"{value:.2g}" for value in inside])
+            bar.minorticks_off()
+        bar.set_label(label, fontsize=8)
+        bar.ax.tick_params(labelsize=7)
+    figure.supxlabel("x, px", fontsize=9)
+    figure.supylabel("y, px", fontsize=9)
+    figure.suptitle(f"{new.exposure_id}  (MJD {new.mjd:.3f})\nminus  {old.exposure_id}  (MJD {old.mjd:.3f})", fontsize=9)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
-def _zscale(plane: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> tuple[float, float]:
-    from astropy.visualization import ZScaleInterval
+def _sky(plane: FloatImage) -> tuple[float, float]:
+    """Median and robust sigma of the finite pixels; (0, 1) where there is none or no spread."""
+    values = plane[np.isfinite(plane)]
+    if not values.size:
+        return 0.0, 1.0
+    level = float(np.median(values))
+    return level, float(_MAD_TO_SIGMA * np.median(np.abs(values - level))) or 1.0
 
-    low, high = ZScaleInterval().get_limits(plane[np.isfinite(plane)])
-    return float(low), float(high)
+
+def _bright(plane: FloatImage) -> float:
+    return float(np.nanpercentile(plane, _BRIGHT_PERCENTILE)) if np.isfinite(plane).any() else 1.0

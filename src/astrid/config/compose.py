@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ def compose(conf: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
-    from hydra.errors import HydraException
+    from hydra.errors import HydraException, OverrideParseException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -34,13 +35,41 @@ def compose(conf: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
             composed = hydra_compose("config", overrides=list(overrides))
         values = OmegaConf.to_container(composed, resolve=True)
+    except OverrideParseException as error:
+        raise ConfigError(f"the override {error.override!r} is not KEY=VALUE; quote text that holds spaces or brackets.") from None
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfigError(_one_sentence(error)) from None
+        raise ConfigError(_unknown_key(conf, error, overrides) or _one_sentence(error)) from None
     if not isinstance(values, dict):
         raise ConfigError(f"{conf}/config.yaml composes to {type(values).__name__}, not to a mapping.")
     plain = {str(key): value for key, value in values.items()}
     validate(Config, plain)
     return plain
+
+
+def _unknown_key(conf: Path, error: Exception, overrides: Sequence[str]) -> str:
+    """A sentence on the override whose key is not in the configuration, with the nearest that is; "" for another error."""
+    found = re.match(r"Could not override '([^']+)'", str(error))
+    if not found or not overrides:
+        return ""
+    key = found[1]
+    values: Any = compose(conf)
+    group = key.split(".")[0]
+    for depth, step in enumerate(key.split("."), 1):
+        values = values.get(step, {}) if isinstance(values, dict) else {}
+        if values is None:
+            return f"{'.'.join(key.split('.')[:depth])} is null here, so {key} cannot be set; choose another {group}=... before it."
+    near = difflib.get_close_matches(key, _dotted(compose(conf)), n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "look it up under conf/."
+    return f"{key} is not a configuration key; {hint}"
+
+
+def _dotted(values: dict[str, Any], path: str = "") -> list[str]:
+    keys = []
+    for key, value in values.items():
+        keys.append(f"{path}{key}")
+        if isinstance(value, dict):
+            keys += _dotted(value, f"{path}{key}.")
+    return keys
 
 
 def _one_sentence(error: Exception) -> str:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
+from astrid.core.errors import AstridError, InputError
 from astrid.core.threads import hold_to_one_thread
 
 Item = TypeVar("Item")
@@ -25,6 +29,8 @@ Result = TypeVar("Result")
 log = logging.getLogger("astrid")
 
 _REPORT_SECONDS = 10.0
+INTERRUPTED = 130
+_STORAGE_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def rng_for(seed: int, *identity: str | int) -> np.random.Generator:
@@ -46,6 +52,32 @@ def configure_logging(*, json_logs: bool = False, level: int = logging.INFO) -> 
     log.handlers[:] = [handler]
     log.setLevel(level)
     log.propagate = False
+
+
+def fail(sentence: str) -> None:
+    """Say on standard error the one sentence that ends a command, as a JSON line where the log is one."""
+    if any(isinstance(handler.formatter, _JsonFormatter) for handler in log.handlers):
+        log.error(sentence)
+    else:
+        print(f"astrid: {sentence}", file=sys.stderr)
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """One sentence and an exit code for what a user can mend: 2 for an `AstridError` or a full or closed disk, 130 for Ctrl-C."""
+    try:
+        yield
+    except AstridError as error:
+        fail(str(error))
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        fail("interrupted; run the same command again to go on from here.")
+        raise SystemExit(INTERRUPTED) from None
+    except OSError as error:
+        if error.errno not in _STORAGE_FULL:
+            raise
+        fail(f"{error.filename or 'a file'} cannot be used ({error.strerror}); free space or mend the permissions, and run it again.")
+        raise SystemExit(AstridError.exit_code) from None
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
@@ -81,18 +113,28 @@ def parallel_map(
 
     At most two items a worker are in flight, so memory is bounded by the workers and not by the items. The order of the
     results is that of completion. An exception of `function` reaches the caller; Ctrl-C cancels what has not begun.
+    Raises `AstridError` when a worker was killed from outside.
     """
     hold_to_one_thread()
     count = min(worker_count(workers), max(1, len(items)))
     if count == 1:
         yield from track(((item, function(item)) for item in items), description, total=len(items))
         return
-    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_parent) as pool:
         try:
             yield from track(_in_flight(pool, function, items, 2 * count), description, total=len(items))
+        except BrokenProcessPool:
+            raise AstridError(
+                f"{description}: a worker process was killed, most often for want of memory; set compute.workers below {count} and "
+                "run the same command again."
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _leave_interrupts_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _in_flight(
@@ -116,9 +158,19 @@ def _in_flight(
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its name only when the block ends well; nothing partial is ever left under it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A temporary path beside `path` that takes its name only when the block ends well; nothing partial is ever left under it.
+
+    Raises `InputError` when `path` is a folder or cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; name a file to write.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}); choose another place or mend the permissions.") from error
     try:
         yield temporary
         temporary.replace(path)

@@ -44,6 +44,7 @@ def card(table: pd.DataFrame, *, digest: str, simulated: bool, splits: pd.DataFr
         "exposures": int(rows["exposure_id"].nunique()),
         "duplicate_stamps": int(rows["stamp_digest"][rows["stamp_digest"] != ""].duplicated().sum()),
         "by": {name: _by_label(rows, column) for name, column in by.items()},
+        "simulated": simulated,
         "notes": _notes(rows, simulated),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,16 @@ def select(candidates: pd.DataFrame, columns: pd.DataFrame, *, max_bogus_per_pai
     return rows[keep].sort_values("pair_id", kind="stable").reset_index(drop=True)
 
 
+def reason_kind(reason: str) -> str:
+    """What kind of reason a sentence gives: its first clause without the numbers, e.g. "the stamp leaves the image"."""
+    clause = re.split(r"[:;,(]", str(reason), maxsplit=1)[0]
+    return " ".join(re.sub(r"\d[\d.]*\s*(%|px)?(\s+of)?\s", "", clause).split())
+
+
 def selection_counts(candidates: pd.DataFrame, columns: pd.DataFrame, chosen: pd.DataFrame) -> dict[str, Any]:
     """What went in and what stayed out, by reason."""
     scorable = candidates["scorable"].to_numpy(dtype=bool)
-    reasons = candidates["reason"][~scorable].value_counts()
+    reasons = candidates["reason"][~scorable].map(reason_kind).value_counts()
     label = columns["label"].to_numpy()
     out = {
         name: int((scorable & (label == value)).sum() - (chosen["label"] == value).sum())

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from astrid.core.errors import DataSetError
-from astrid.evaluation.metrics import Estimate, MetricSettings, evaluate, make_rows
+from astrid.evaluation.metrics import Estimate, MetricSettings, evaluate, make_rows, roc_frame
 
 SURVEY = "ZTF"
 PEER = "braai_d6_m7_recomputed"
@@ -63,7 +63,7 @@ def rank_alerts(scores: pd.DataFrame, evidence: pd.DataFrame, rng: np.random.Gen
 
     Raises `DataSetError` when a column is missing or no alert of the survey was scored.
     """
-    joined = _join(scores, evidence)
+    joined = join_evidence(scores, evidence)
     scored = joined[joined["score"].notna()]
     if scored.empty:
         raise DataSetError(
@@ -89,7 +89,11 @@ def evidence_group(evidence: pd.DataFrame) -> pd.Series:
     return pd.Series(group, index=evidence.index)
 
 
-def _join(scores: pd.DataFrame, evidence: pd.DataFrame) -> pd.DataFrame:
+def join_evidence(scores: pd.DataFrame, evidence: pd.DataFrame) -> pd.DataFrame:
+    """The evidence of the survey's alerts with `score`, `sign`, `source` (NaN where it was not scored) and `group`.
+
+    Raises `DataSetError` when the evidence lacks a column.
+    """
     missing = [name for name in EVIDENCE_COLUMNS if name not in evidence.columns]
     if missing:
         raise DataSetError(f"the table of evidence lacks the column {missing[0]!r}; it needs {', '.join(EVIDENCE_COLUMNS)}.")
@@ -101,8 +105,35 @@ def _join(scores: pd.DataFrame, evidence: pd.DataFrame) -> pd.DataFrame:
         isinstance(source, str) and f"/{source}".endswith(f"/{file}") for source, file in zip(pairs["source"], pairs["file"], strict=True)
     ]
     found = pairs[same].drop_duplicates("evidence_row").set_index("evidence_row")
-    joined = wanted.assign(score=found["score"], sign=found["sign"])
+    joined = wanted.assign(score=found["score"], sign=found["sign"], source=found["source"])
     return joined.assign(group=evidence_group(joined))
+
+
+def roc_curves(joined: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The ROC (columns threshold, fpr, recall) of each kind of positives against the peer-low alerts; empty groups are left out."""
+    scored = joined[joined["score"].notna()]
+    negative = (scored["group"] == "peer_low").to_numpy()
+    curves = {}
+    for name, positive in _positives(scored).items():
+        if positive.any() and negative.any():
+            used = positive | negative
+            curves[name] = roc_frame(make_rows(positive[used], scored["score"].to_numpy()[used], scored["objectId"].astype(str)[used]))
+    return curves
+
+
+def disagreements(joined: pd.DataFrame, count: int) -> dict[str, pd.DataFrame]:
+    """The alerts that score and evidence judge most differently, and for comparison those on which they agree, `count` rows each.
+
+    "missed": strong evidence, lowest scores; "claimed": peer-low, highest scores; "agreed_real" and "agreed_low" the reverse.
+    """
+    scored = joined[joined["score"].notna()].sort_values(["score", "candid"], kind="stable")
+    strong, low = scored[scored["group"] == "strong"], scored[scored["group"] == "peer_low"]
+    return {
+        "missed": strong.head(count),
+        "claimed": low.tail(count).iloc[::-1],
+        "agreed_real": strong.tail(count).iloc[::-1],
+        "agreed_low": low.head(count),
+    }
 
 
 def _positives(scored: pd.DataFrame) -> dict[str, np.ndarray[Any, Any]]:

@@ -119,9 +119,9 @@ def render(context: Mapping[str, Any]) -> str:
     return str(_templates().get_template("report.html.j2").render(**context))
 
 
-def render_alerts(alerts: Mapping[str, Any]) -> str:
-    """A page of its own for scored real alerts: nested plain values become tables, `note` and `notes` become text."""
-    return str(_templates().get_template("alerts.html.j2").render(title="AstrID: real alerts", alerts=alert_blocks(alerts)))
+def render_alerts(context: Mapping[str, Any]) -> str:
+    """The page of scored real alerts from the context of `evaluation.alerts.alert_context`."""
+    return str(_templates().get_template("alerts.html.j2").render(**context))
 
 
 @cache

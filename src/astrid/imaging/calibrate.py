@@ -18,7 +18,8 @@ from astrid.imaging.background import Background, measure_background
 from astrid.imaging.cosmics import sharp_edges, sharper_than_stars
 from astrid.imaging.detector import Readout, edge_flags, parse_section, reduce_readout, saturation_flags
 from astrid.imaging.psf import estimate_psf, given_psf
-from astrid.imaging.stars import FWHM_PER_SIGMA, find_stars
+from astrid.imaging.sizes import FWHM_PER_SIGMA
+from astrid.imaging.stars import find_stars
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS

@@ -8,7 +8,7 @@ from scipy import ndimage, special
 
 from astrid.config.schema.calibrate import CosmicsConfig
 from astrid.core.records import FloatImage
-from astrid.imaging.stars import FWHM_PER_SIGMA
+from astrid.imaging.sizes import FWHM_PER_SIGMA
 
 _DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))  # the four directions through a pixel
 

@@ -20,7 +20,8 @@ from astrid.imaging.profile import StarFit
 from astrid.imaging.psf import estimate_psf, given_psf, refit_stars
 from astrid.imaging.quality import PairQuality, ScoreStatistics, blank_sky, gate, score_statistics, star_residuals
 from astrid.imaging.resample import Resampled, fill_local, interpolation_response, map_psf, to_grid
-from astrid.imaging.stars import FWHM_PER_SIGMA, StarFlag, find_stars, usable_pixels
+from astrid.imaging.sizes import FWHM_PER_SIGMA
+from astrid.imaging.stars import StarFlag, find_stars, usable_pixels
 from astrid.imaging.zogy import Side, Subtraction, score_weight, shift_level, subtract
 
 _SHARE = 1.0 / np.sqrt(2.0)  # of a relative scatter, that each image of the pair brings to the variance

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from astrid.core.records import DQImage, FloatImage, Psf
-from astrid.imaging.stars import FWHM_PER_SIGMA, usable_pixels
+from astrid.imaging.sizes import FWHM_PER_SIGMA
+from astrid.imaging.stars import usable_pixels
 
 _STEP = 0.05  # px, of the derivative of a profile
 _MAX_MOVE = 0.5  # px, the most a position moves in one round

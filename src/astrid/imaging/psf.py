@@ -8,6 +8,7 @@ stars need no interpolation and the wings stay free of noise.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,8 @@ from astrid.imaging.profile import (
     stamp_fwhm,
     windowed_centre,
 )
-from astrid.imaging.stars import FWHM_PER_SIGMA, find_stars
+from astrid.imaging.sizes import FWHM_PER_SIGMA
+from astrid.imaging.stars import find_stars
 
 _MODEL_ERROR = 0.02  # relative, keeps a few bright stars from deciding the shape alone
 _WING_FWHMS = 0.75  # FWHM beyond the core that the Moffat wings are fitted to
@@ -89,32 +91,47 @@ def estimate_psf(data: FloatImage, variance: FloatImage, dq: DQImage, config: Ps
     data, variance, dq
         (ny, nx) image, variance and DQ plane.
     config
-        Star selection, stamp size and the ladder: empirical (at least `min_empirical` stars), Moffat (`min_moffat`), Gaussian.
+        Star selection, stamp size and the ladder: empirical (at least `min_empirical` stars), Moffat (`min_moffat`), Gaussian as wide
+        as the few star-like sources, Gaussian of `fallback_fwhm`.
     stars
         The output of `find_stars`, when it is already there.
 
     Returns
     -------
     Psf
-        Odd, centred stamp of unit sum; `method` names the rung, `residual` the median over the stars of the RMS of
+        Odd, centred stamp of unit sum; `method` names the rung and `n_stars` what it stands on, `residual` the median over the stars of the RMS of
         (star - model) / flux over the core.
     """
     found = find_stars(data, variance, dq, config.stars) if stars is None else stars
     chosen = select_stars(found, config)
     if len(chosen) < config.min_moffat:
-        return gaussian_psf(config.fallback_fwhm, _half(config.fallback_fwhm, config))
+        return _by_size(found, config)
     fwhm = float(np.median(chosen["fwhm"]))
     profile, sample = _shape(data, variance, dq, chosen, fwhm, config)
     if len(sample.fit.x) < config.min_moffat:
-        return gaussian_psf(config.fallback_fwhm, _half(config.fallback_fwhm, config))
+        return _by_size(found, config)
     return _stamp(profile, sample, config)
 
 
+def _by_size(found: NDArray[Any], config: PsfConfig) -> Psf:
+    """The last rung: a Gaussian as wide as the few star-like sources there are (`n_stars`), or of `fallback_fwhm` without any."""
+    alike = found["fwhm"][found["flags"] == 0] if len(found) else np.zeros(0)
+    fwhm = float(np.median(alike)) if len(alike) else config.fallback_fwhm
+    return dataclasses.replace(gaussian_psf(fwhm, _half(fwhm, config)), n_stars=len(alike))
+
+
 def select_stars(found: NDArray[Any], config: PsfConfig) -> NDArray[Any]:
-    """The brightest isolated stars of a `find_stars` list, at most `config.max_stars`."""
+    """The brightest isolated stars of a `find_stars` list, at most `config.max_stars`.
+
+    Stars fainter than `config.min_snr` count only where the brighter ones are too few for a Moffat fit.
+    """
     if len(found) == 0:
         return found
-    star = (found["flags"] == 0) & (found["snr"] >= config.min_snr)
+    chosen = _isolated(found, (found["flags"] == 0) & (found["snr"] >= config.min_snr), config)
+    return chosen if len(chosen) >= config.min_moffat else _isolated(found, found["flags"] == 0, config)
+
+
+def _isolated(found: NDArray[Any], star: NDArray[np.bool_], config: PsfConfig) -> NDArray[Any]:
     if not star.any():
         return found[:0]
     tree = cKDTree(np.c_[found["x"], found["y"]])

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from astrid.config.schema.psf import StarsConfig
 from astrid.core.dq import unusable
 from astrid.core.records import DQImage, FloatImage, Psf
+from astrid.imaging.sizes import FWHM_PER_SIGMA, Locus, core_fwhm, find_locus
 
-FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
 _LOCUS_SNR = 20.0  # sources that tell the size of the stars
-_LOCUS_WIDTH = 0.12  # of the stars' sequence in ln(size)
-_LOCUS_SHARE = 0.3  # a smaller size wins over the commonest when this share as many sources have it
-_LOCUS_LEAST = 4  # sources that make a sequence
-_APERTURE_FWHMS = 2.5  # radius within which sizes are compared
+_LOCUS_LEAST = 4  # such sources; with fewer, faint ones count as well
+_SIZE_SIGMAS = 2.0  # of a size's photon noise, 1 / (S/N), added in quadrature to the sequence's half-width
+_LEAST_FWHM = 0.9  # px, what is sharper fills less than a pixel: a cosmic ray or a hot pixel
 _APERTURE_SIGMAS = 4.0  # aperture radius in units of a source's RMS radius
 _PIXSTACK = 3_000_000  # active pixels that SEP may hold
 _APERTURE_NEIGHBOUR = 1e-3
@@ -28,7 +27,7 @@ STAR_DTYPE = np.dtype(
         ("y", "f8"),  # px
         ("flux", "f8"),  # unit of the image, in a circular aperture
         ("peak", "f8"),  # unit of the image, brightest pixel
-        ("fwhm", "f8"),  # px, twice the half-light radius
+        ("fwhm", "f8"),  # px, of the Gaussian that matches the core
         ("snr", "f8"),  # aperture flux over its error
         ("elongation", "f8"),  # major over minor axis
         ("flags", "u4"),  # StarFlag bits; 0 = a star
@@ -125,35 +124,25 @@ def _flag(stars: NDArray[Any], found: NDArray[Any], mask: NDArray[np.bool_], con
 
 
 def _tell_stars(image: FloatImage, mask: NDArray[np.bool_], stars: NDArray[Any], config: StarsConfig, psf: Psf | None) -> None:
-    """Compare half-light radii within one aperture, so that a PSF's wings count the same for faint and bright stars."""
-    import sep
+    """Replace the half-light sizes by those of the cores and flag what lies off the stars' sequence.
 
-    if psf is None:
-        locus = _size_of_stars(stars, config)
-        radius = _APERTURE_FWHMS * locus
-    else:
-        radius = _APERTURE_FWHMS * psf.fwhm
-        centre = (psf.stamp.shape[0] - 1) / 2
-        half, _ = sep.flux_radius(np.ascontiguousarray(psf.stamp, np.float32), [centre], [centre], [radius], 0.5, subpix=5)
-        locus = 2.0 * float(half[0])
-    half, _ = sep.flux_radius(image, stars["x"], stars["y"], np.full(len(stars), radius), 0.5, mask=mask, subpix=5)
-    stars["fwhm"] = np.clip(np.nan_to_num(2.0 * half, nan=1.0), 0.5, 2.0 * radius)
-    if psf is None:
-        locus = _size_of_stars(stars, config)
-    odd = np.abs(np.log(stars["fwhm"] / locus)) > config.size_tolerance
+    A known PSF decides where the sequence is more than the tolerance away from its size; otherwise the stars in the image do.
+    """
+    stars["fwhm"] = core_fwhm(image, mask, stars["x"].astype(float), stars["y"].astype(float), stars["fwhm"].astype(float))
+    locus = _sequence(stars, config)
+    if psf is not None:
+        centre = np.array([(psf.stamp.shape[0] - 1) / 2])
+        size = float(core_fwhm(psf.stamp, np.zeros(psf.stamp.shape, bool), centre, centre, np.array([psf.fwhm]))[0])
+        if not locus.common or abs(np.log(locus.size / size)) > config.size_tolerance:
+            locus = Locus(size, config.size_tolerance, 0, False)
+    limit = np.hypot(min(locus.width, config.size_tolerance), _SIZE_SIGMAS / np.maximum(stars["snr"], 1.0))
+    odd = np.abs(np.log(stars["fwhm"] / locus.size)) > limit
     stars["flags"][odd | (stars["elongation"] > config.max_elongation)] |= np.uint32(StarFlag.NOT_STAR_LIKE)
 
 
-def _size_of_stars(stars: NDArray[Any], config: StarsConfig) -> float:
-    """The smallest common size among clean, round, bright sources: galaxies may be many, but none is sharper than a star."""
-    clean = (stars["flags"] == 0) & (stars["elongation"] <= config.max_elongation)
+def _sequence(stars: NDArray[Any], config: StarsConfig) -> Locus:
+    """The stars' sequence among clean, round sources: the bright ones where they are enough."""
+    clean = (stars["flags"] == 0) & (stars["elongation"] <= config.max_elongation) & (stars["fwhm"] >= _LEAST_FWHM)
     bright = clean & (stars["snr"] >= _LOCUS_SNR)
     chosen = bright if bright.sum() >= _LOCUS_LEAST else clean if clean.any() else np.ones(len(stars), bool)
-    sizes = np.sort(np.log(stars["fwhm"][chosen]))
-    ends = np.searchsorted(sizes, sizes + _LOCUS_WIDTH, side="right")
-    counts = ends - np.arange(len(sizes))
-    start = int(np.flatnonzero(counts >= min(counts.max(), max(_LOCUS_LEAST, _LOCUS_SHARE * counts.max())))[0])
-    locus = float(np.median(sizes[start : ends[start]]))
-    for _ in range(5):
-        locus = float(np.median(sizes[np.abs(sizes - locus) <= _LOCUS_WIDTH]))
-    return float(np.exp(locus))
+    return find_locus(stars["fwhm"][chosen].astype(float))

@@ -21,7 +21,9 @@ from astrid.core.records import FloatImage
 
 Hat = NDArray[np.complex64]
 
-_TINY = 1e-12  # of the denominator's largest value: keeps 0 / 0 away where neither PSF has power
+_ROWS = 32  # rows worked on at once: a block of every plane in use stays in the processor's cache
+_LEAST_VARIANCE = 1e-6  # of the blank sky's V(S): keeps rounding from making it negative
+_TINY = 1e-12  # of the denominator at frequency 0: keeps 0 / 0 away where neither PSF has power
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +60,10 @@ class Subtraction:
 
 
 @dataclass(frozen=True, eq=False)
-class _Kernels:
+class Kernels:
+    """Transforms on the padded grid, half plane, with the constants that belong to them."""
+
+    shape: tuple[int, int]  # px, padded
     difference_n: Hat  # N's factor in D^
     difference_r: Hat  # R's factor in D^
     score_n: Hat  # k_n^
@@ -124,16 +129,26 @@ def padded_shape(shape: tuple[int, int], reach: int) -> tuple[int, int]:
 
 def stamp_transform(stamp: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.complex64]:
     """Half-plane transform of a centred odd stamp padded to `shape`, as two small matrix products. (ny, nx // 2 + 1) complex64."""
+    left, right = _factors(stamp, shape)
+    return np.asarray(left @ right)
+
+
+def _factors(stamp: NDArray[Any], shape: tuple[int, int]) -> tuple[Hat, Hat]:
+    """Two matrices, (ny, k) and (k, nx // 2 + 1), whose product is the stamp's transform."""
     half_y, half_x = (stamp.shape[0] - 1) // 2, (stamp.shape[1] - 1) // 2
     fy = np.arange(shape[0])[:, None] * np.arange(-half_y, half_y + 1)[None, :] % shape[0]
     fx = np.arange(-half_x, half_x + 1)[:, None] * np.arange(shape[1] // 2 + 1)[None, :] % shape[1]
-    left = np.exp(-2j * np.pi / shape[0] * fy)
-    right = np.exp(-2j * np.pi / shape[1] * fx).astype(np.complex64)
-    return np.asarray((left @ stamp.astype(np.float64)).astype(np.complex64) @ right)
+    left = (_turns(shape[0])[fy] @ stamp.astype(np.complex128)).astype(np.complex64)
+    return left, _turns(shape[1])[fx].astype(np.complex64)
 
 
-def subtract(new: Side, ref: Side) -> Subtraction:
-    """Subtract `ref` from `new`.
+def _turns(length: int) -> NDArray[np.complex128]:
+    """exp(-2 pi i k / length) for k = 0 to length - 1."""
+    return np.asarray(np.exp(-2j * np.pi / length * np.arange(length)))
+
+
+def subtract(new: Side, ref: Side, kernels: Kernels | None = None) -> Subtraction:
+    """Subtract `ref` from `new`; `kernels` of an earlier pair of the same shape, PSFs, noise and flux scales may be given again.
 
     D^ = (F_r P_r^ N^ - F_n P_n^ R^) / sqrt(sigma_n^2 F_r^2 |P_r^|^2 + sigma_r^2 F_n^2 |P_n^|^2)   (13)
     F_D = F_r F_n / sqrt(sigma_n^2 F_r^2 + sigma_r^2 F_n^2)                                          (15)
@@ -154,8 +169,8 @@ def subtract(new: Side, ref: Side) -> Subtraction:
     _check(new, ref)
     shape = (int(new.data.shape[0]), int(new.data.shape[1]))
     with _LOCK:
-        transform = _transform(padded_shape(shape, max(new.psf.shape[0], ref.psf.shape[0])))
-        kernels = _kernels(new, ref, transform.shape)
+        kernels = kernels_for(new, ref) if kernels is None else kernels
+        transform = _transform(kernels.shape)
         hat_n, hat_r = transform.forward(new.data, 0.0), transform.forward(ref.data, 0.0)
         difference = transform.inverse(kernels.difference_n * hat_n - kernels.difference_r * hat_r, shape)
         np.multiply(hat_n, kernels.score_n, out=hat_n)
@@ -172,26 +187,36 @@ def subtract(new: Side, ref: Side) -> Subtraction:
 
 
 def _assemble(
-    new: Side, ref: Side, kernels: _Kernels, difference: FloatImage, score_n: FloatImage, score_r: FloatImage, variance: FloatImage
+    new: Side, ref: Side, kernels: Kernels, difference: FloatImage, score_n: FloatImage, score_r: FloatImage, variance: FloatImage
 ) -> Subtraction:
+    """Score, flux and errors from S_n, S_r and V(S), in blocks of rows that stay in the cache; the planes are overwritten."""
     blank_n = new.sigma**2 * kernels.blank_n
     blank = blank_n + ref.sigma**2 * kernels.blank_r
-    np.maximum(variance, np.float32(1e-6 * blank), out=variance)
-    _add_model_variance(variance, score_n, new)
-    _add_model_variance(variance, score_r, ref)
-    root: FloatImage = np.sqrt(variance)
-    score_raw: FloatImage = score_n - score_r
     scale = np.float32(1.0 / kernels.flux_score)
+    score, flux, error, ratio = (np.empty_like(variance) for _ in range(4))
+    for start in range(0, len(variance), _ROWS):
+        rows = slice(start, start + _ROWS)
+        block = np.maximum(variance[rows], np.float32(_LEAST_VARIANCE * blank))
+        _add_model_variance(block, score_n, start, new)
+        _add_model_variance(block, score_r, start, ref)
+        np.multiply(block, np.float32(1.0 / blank), out=ratio[rows])
+        root = np.sqrt(block, out=block)
+        raw = score_n[rows] - score_r[rows]
+        np.divide(raw, root, out=score[rows])
+        np.multiply(raw, scale, out=flux[rows])
+        np.multiply(root, scale, out=error[rows])
+    np.abs(score_n, out=score_n)
+    score_n *= np.float32(1.0 / np.sqrt(blank_n))
     return Subtraction(
         difference=difference,
         flux_difference=kernels.flux_difference,
         flux_score=kernels.flux_score,
         psf=kernels.psf,
-        score=np.asarray(score_raw / root, dtype=np.float32),
-        flux=score_raw * scale,
-        flux_error=root * scale,
-        snr_science=np.abs(score_n) * np.float32(1.0 / np.sqrt(blank_n)),
-        variance_ratio=variance * np.float32(1.0 / blank),
+        score=score,
+        flux=flux,
+        flux_error=error,
+        snr_science=score_n,
+        variance_ratio=ratio,
     )
 
 
@@ -209,43 +234,71 @@ def shift_level(result: Subtraction, level: float) -> Subtraction:
     )
 
 
-def _add_model_variance(variance: FloatImage, score: FloatImage, side: Side) -> None:
-    """Add the astrometric term (equations 31 to 33) and the photometric one, in place."""
-    sigma_x, sigma_y = side.astrometry
-    for axis, sigma in ((1, sigma_x), (0, sigma_y)):
-        if sigma > 0:
-            slope = np.gradient(score, axis=axis)
-            slope *= np.float32(sigma)
-            variance += slope * slope
+def _add_model_variance(block: FloatImage, score: FloatImage, start: int, side: Side) -> None:
+    """Add the astrometric term and the photometric one to rows `start` and on of V(S), in place."""
+    sigma_x, sigma_y = (np.float32(sigma) for sigma in side.astrometry)
+    stop = start + len(block)
+    here = score[start:stop]
+    if sigma_x > 0:
+        slope = _slope(here.T).T
+        slope *= sigma_x
+        block += np.square(slope, out=slope)
+    if sigma_y > 0:
+        low, high = max(start - 1, 0), min(stop + 1, len(score))
+        slope = _slope(score[low:high])[start - low : stop - low]
+        slope *= sigma_y
+        block += np.square(slope, out=slope)
     if side.photometry > 0:
-        variance += (np.float32(side.photometry) * score) ** 2
+        block += np.square(np.float32(side.photometry) * here)
 
 
-def _kernels(new: Side, ref: Side, shape: tuple[int, int]) -> _Kernels:
-    """Transforms of every kernel on the padded grid, with F_S, F_D and P_D."""
-    flux_n, flux_r = new.flux, ref.flux
-    difference_n, difference_r = stamp_transform(ref.psf, shape), stamp_transform(new.psf, shape)  # P_r^, P_n^
-    difference_n *= np.float32(flux_r)
-    difference_r *= np.float32(flux_n)
-    root = np.float32(new.sigma**2) * _power(difference_n) + np.float32(ref.sigma**2) * _power(difference_r)
-    root += np.float32(_TINY * float(root.max()))
-    np.sqrt(root, out=root)
-    difference_n /= root
-    difference_r /= root
-    power_n, power_r = _power(difference_r), _power(difference_n)  # (F_n |P_n^|)^2 and (F_r |P_r^|)^2 over the root's square
-    # F_n P_n^ conj(...) written out: k_n^ = F_n conj(P_n^) (F_r |P_r^|)^2 / root^2, and the same turned round for k_r^
-    score_n: Hat = np.asarray(np.conj(difference_r) * (power_r * root), dtype=np.complex64)
-    score_r: Hat = np.asarray(np.conj(difference_n) * (power_n * root), dtype=np.complex64)
-    weights = np.full(root.shape[1], 2.0)
+def _slope(plane: FloatImage) -> FloatImage:
+    """Central differences along the first axis, one-sided in the first and the last row."""
+    out = np.empty_like(plane)
+    np.subtract(plane[2:], plane[:-2], out=out[1:-1])
+    out[1:-1] *= np.float32(0.5)
+    out[0] = plane[1] - plane[0]
+    out[-1] = plane[-1] - plane[-2]
+    return out
+
+
+def kernels_for(new: Side, ref: Side) -> Kernels:
+    """The kernels that `subtract` needs for this pair: they hang on the shape, the PSFs, the sky's noise and the flux scales alone."""
+    shape = (int(new.data.shape[0]), int(new.data.shape[1]))
+    return _kernels(new, ref, padded_shape(shape, max(new.psf.shape[0], ref.psf.shape[0])))
+
+
+def _kernels(new: Side, ref: Side, shape: tuple[int, int]) -> Kernels:
+    """Transforms of every kernel on the padded grid, with F_S, F_D and P_D; in blocks of rows that stay in the cache."""
+    noise_n, noise_r = (new.sigma * ref.flux) ** 2, (ref.sigma * new.flux) ** 2
+    (left_n, right_n), (left_r, right_r) = (_factors(side.psf * np.float32(side.flux), shape) for side in (new, ref))
+    width = shape[1] // 2 + 1
+    difference_n, difference_r, score_n, score_r = (np.empty((shape[0], width), np.complex64) for _ in range(4))
+    tiny = np.float32(_TINY * (noise_n + noise_r))
+    sums = np.zeros((3, width))
+    for start in range(0, shape[0], _ROWS):
+        rows = slice(start, start + _ROWS)
+        hat_n, hat_r = left_n[rows] @ right_n, left_r[rows] @ right_r  # F_n P_n^, F_r P_r^
+        power_n, power_r = _power(hat_n), _power(hat_r)
+        inverse = np.float32(new.sigma**2) * power_r + np.float32(ref.sigma**2) * power_n
+        inverse += tiny
+        np.reciprocal(inverse, out=inverse)
+        root = np.sqrt(inverse)
+        np.multiply(hat_r, root, out=difference_n[rows])
+        np.multiply(hat_n, root, out=difference_r[rows])
+        both = power_n * power_r * inverse
+        power_n *= inverse
+        power_r *= inverse
+        np.multiply(np.conj(hat_n, out=hat_n), power_r, out=score_n[rows])
+        np.multiply(np.conj(hat_r, out=hat_r), power_n, out=score_r[rows])
+        sums += [plane.sum(axis=0, dtype=np.float64) for plane in (both, both * power_r, both * power_n)]
+    weights = np.full(width, 2.0)  # of the half plane's columns in a sum over the whole
     weights[0] = weights[-1] = 1.0
-    size = shape[0] * shape[1]
-    flux_score, blank_n, blank_r = (
-        float(power.sum(axis=0, dtype=np.float64) @ weights) / size
-        for power in (power_n * power_r * root**2, _power(score_n), _power(score_r))
-    )
-    flux_difference = flux_r * flux_n / float(np.sqrt((new.sigma * flux_r) ** 2 + (ref.sigma * flux_n) ** 2))
+    flux_score, blank_n, blank_r = (float(total) for total in sums @ weights / (shape[0] * shape[1]))
+    flux_difference = ref.flux * new.flux / float(np.sqrt(noise_n + noise_r))
     squares, psf = _compact(new, ref, flux_difference)
-    return _Kernels(
+    return Kernels(
+        shape=shape,
         difference_n=difference_n,
         difference_r=difference_r,
         score_n=score_n,

@@ -196,10 +196,11 @@ def _forget_times(content: memoryview) -> None:
 
 def _read(path: Path, build: Callable[[fits.HDUList], Product], *, kind: str) -> Product:
     if not path.is_file():
-        raise InputError(f"{path} does not exist; run the stage that makes it, or correct the path.")
+        what = "is a folder; name a file" if path.is_dir() else "does not exist; run the stage that makes it, or correct the path"
+        raise InputError(f"{path} {what}.")
     content = path.read_bytes()
     with damage_as_errors(path):
-        _verify(content, path)
+        _verify(content, path, kind)
         with fits.open(io.BytesIO(content), memmap=False) as hdus:
             try:
                 return build(hdus)
@@ -207,7 +208,7 @@ def _read(path: Path, build: Callable[[fits.HDUList], Product], *, kind: str) ->
                 raise InputError(f"{path} is not a {kind} of AstrID ({one_line(error)}); make it again.") from error
 
 
-def _verify(content: bytes, path: Path) -> None:
+def _verify(content: bytes, path: Path, kind: str) -> None:
     """Check that the 32-bit words of every HDU add up, in ones' complement, to all ones (FITS standard 4.0, appendix J)."""
     with fits.open(io.BytesIO(content), disable_image_compression=True, memmap=False) as hdus:
         for number, hdu in enumerate(hdus):
@@ -218,7 +219,9 @@ def _verify(content: bytes, path: Path) -> None:
             total = int(words.sum(dtype=np.uint64))
             while total >> 32:
                 total = (total & 0xFFFFFFFF) + (total >> 32)
-            if "CHECKSUM" not in hdu.header or total != 0xFFFFFFFF:
+            if "CHECKSUM" not in hdu.header:
+                raise InputError(f"{path} is not a {kind} of AstrID (HDU {number} has no CHECKSUM); make one from it first.")
+            if total != 0xFFFFFFFF:
                 raise InputError(
                     f"the checksum of HDU {number} ({hdu.name or 'no name'}) of {path} does not hold; the file is corrupt, make it again."
                 )

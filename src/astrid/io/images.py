@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from astrid.core.errors import InputError
 from astrid.core.records import FloatImage, Frames
 
+LEAST_SIZE = 16  # px a side: below it no PSF and no sky can be measured
 _BROKEN = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, zlib.error, VerifyError)
 # Cards of a primary header that speak of its own array, not of the exposure.
 _STRUCTURE = re.compile(
@@ -50,6 +51,8 @@ def read_image(path: Path, hdu: str = "") -> tuple[FloatImage, fits.Header]:
     """
     array, header = _read_array(path, hdu)
     data = array.astype(np.float32)
+    if min(data.shape) < LEAST_SIZE:
+        raise InputError(f"{path} holds {_size(data.shape)} pixels and {LEAST_SIZE} x {LEAST_SIZE} are needed; give a sky image.")
     finite = np.isfinite(data)
     if not finite.any():
         raise InputError(f"{path} holds no finite pixel (all {data.size} are NaN or infinite); give another exposure.")
@@ -107,6 +110,9 @@ def celestial_wcs(header: fits.Header, *, source: str) -> WCS:
 
     Raises `InputError` when there is none, or when it does not map the image's centre to the sky.
     """
+    for card in ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2"):  # astropy takes 0 for a value that is no number
+        if isinstance(header.get(card), str | bool):
+            raise InputError(f"{source} has {card} = {header[card]!r}, which is no number; correct the header.")
     with quiet_wcs():
         try:
             wcs = WCS(header, naxis=2)
@@ -128,7 +134,7 @@ def quiet_wcs() -> Iterator[None]:
 
 def _read_array(path: Path, hdu: str) -> tuple[NDArray[Any], fits.Header]:
     if not path.is_file():
-        raise InputError(f"{path} does not exist; correct the path.")
+        raise InputError(f"{path} is a folder; name a FITS file." if path.is_dir() else f"{path} does not exist; correct the path.")
     with damage_as_errors(path):
         with fits.open(path, memmap=False) as hdus:
             chosen = _choose(hdus, hdu, path)

@@ -43,6 +43,13 @@ class Part:
     sha256: str
 
 
+def check_folder(folder: Path) -> None:
+    """Raise `DataSetError` when a store written to `folder` would replace something else than an earlier store."""
+    empty = folder.is_dir() and not any(folder.iterdir())
+    if folder.exists() and not empty and not (folder / _INDEX).is_file():
+        raise DataSetError(f"{folder} holds something else than a triplet store, which would be replaced; name a new or empty folder.")
+
+
 class ShardWriter:
     """Writes a triplet store, row after row, in bounded memory (one shard).
 
@@ -55,6 +62,7 @@ class ShardWriter:
     def __init__(self, folder: Path, rows_per_shard: int) -> None:
         if rows_per_shard < 1:
             raise DataSetError(f"a shard of {rows_per_shard} rows cannot be written; set rows_per_shard to 1 or more.")
+        check_folder(folder)
         self._folder = folder
         self._rows = rows_per_shard
         self._staging = folder.with_name(f".{folder.name}.{os.getpid()}.part")

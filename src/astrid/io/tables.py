@@ -299,6 +299,10 @@ def write_table(frame: pd.DataFrame, path: Path, table: Table) -> None:
         pq.write_table(arrow, temporary, compression="zstd")
 
 
+def _first_sentence(error: Exception) -> str:
+    return " ".join(str(error).split()).split(". ")[0].rstrip(".")
+
+
 def read_table(path: Path, table: Table, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Read a Parquet table and check its declared columns. Raises `InputError` when it is missing, broken or not such a table."""
     if not path.exists():
@@ -306,5 +310,5 @@ def read_table(path: Path, table: Table, *, columns: Sequence[str] | None = None
     try:
         frame = pq.read_table(path, columns=list(columns) if columns else None).to_pandas()
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path} is not a readable Parquet file ({error}).") from error
+        raise InputError(f"{path} is not a readable Parquet file ({_first_sentence(error)}); make it again or correct the path.") from error
     return frame if columns else conform(frame, table, source=str(path))

@@ -60,13 +60,18 @@ def score_inputs(
 
     Raises `InputError` when an input does not exist, before anything is scored.
     """
-    for path in inputs:
-        if not path.exists():
-            raise InputError(f"{path} does not exist; give alert files, folders, tar archives, triplet stores or difference products.")
+    check_inputs(inputs)
     start = time.perf_counter()
     table = score_items(track(_items(inputs, candidates, batch), "score"), engine, batch=batch)
     write_table(table, output, SCORES)
     return Scored(table, time.perf_counter() - start)
+
+
+def check_inputs(inputs: Sequence[Path]) -> None:
+    """Raise `InputError` for the first input that does not exist."""
+    for path in inputs:
+        if not path.exists():
+            raise InputError(f"{path} does not exist; give alert files, folders, tar archives, triplet stores or difference products.")
 
 
 def score_items(items: Iterable[Item], engine: ScoringEngine, *, batch: int) -> pd.DataFrame:

@@ -40,7 +40,7 @@ def read_table_file(path: Path) -> pd.DataFrame:
     try:
         frame = reader(path)
     except (ValueError, OSError) as error:
-        raise InputError(f"{path} is not a readable {path.suffix[1:]} table ({' '.join(str(error).split())[:200]}).") from error
+        raise InputError(f"{path} is not a readable {path.suffix[1:]} table ({' '.join(str(error).split())[:200]}); correct it.") from error
     frame.columns = [str(name).strip() for name in frame.columns]
     return frame
 

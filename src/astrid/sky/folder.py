@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -15,7 +16,7 @@ from astrid.config.schema.survey import FolderConfig, RoleRule
 from astrid.core.errors import ConfigError, InputError
 from astrid.core.records import Problem
 from astrid.io.headers import header_mjd, header_number, header_text
-from astrid.io.tables import EXPOSURES, conform
+from astrid.io.tables import EXPOSURES, Table, conform
 from astrid.sky.catalog import read_table_file
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ COMPANIONS = ("bias", "flat", "mask", "noise", "psf")
 
 _TEXT = ("survey", "instrument", "detector", "filter", "field_id", "unit")
 _NUMBERS = ("exptime", "gain", "read_noise", "saturation")
-_REQUIRED = ("survey", "instrument", "filter", "role")
+_REQUIRED = ("survey", "instrument", "filter")
+_POSITIVE = ("exptime", "gain", "saturation")
+_NEAR = 0.75  # likeness (difflib's ratio) from which a column counts as a slip of the pen
 _SUFFIX = re.compile(r"\.(fits|fit|fts)(\.(gz|fz|bz2))?$", re.IGNORECASE)
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
@@ -66,19 +69,23 @@ def scan_folder(cfg: FolderConfig) -> FolderScan:
         except InputError as error:
             problems.append(Problem(str(entry["path"]), str(error)))
     if not rows:
-        first = f" The first of {len(problems)} problems: {problems[0].reason}" if problems else " No file matches survey.folder.pattern."
+        patterns = ", ".join(cfg.pattern)
+        first = f" The first of {len(problems)} problems: {problems[0].reason}" if problems else f" No file matches {patterns}; correct them."
         raise InputError(f"{root} holds no usable exposure.{first}")
     frame = conform(pd.DataFrame(rows), EXPOSURES, source=str(root))
-    twice = frame["exposure_id"][frame["exposure_id"].duplicated()]
+    twice = frame[frame["exposure_id"].duplicated(keep=False)]
     if len(twice):
-        raise InputError(f"two files of {root} are both named {twice.iloc[0]!r}; give them an exposure_id each in a table.")
+        name = twice["exposure_id"].iloc[0]
+        both = " and ".join(twice["path"][twice["exposure_id"] == name].head(2))
+        raise InputError(f"{both} in {root} are both named {name!r}; give each its own exposure_id in a table.")
     return FolderScan(frame, tuple(problems))
 
 
 def _table_entries(root: Path, name: str) -> list[dict[str, Any]]:
     table = read_table_file(root / name)
     if "path" not in table.columns:
-        raise InputError(f"{root / name} lacks the column 'path'; it has {', '.join(table.columns)}.")
+        raise InputError(f"{root / name} lacks the column 'path'; it has {', '.join(table.columns)}. Name the column of files path.")
+    _check_columns(list(table.columns), root / name)
     entries = []
     for row in table.to_dict("records"):
         entries.append({str(key): value for key, value in row.items() if not _empty(value)})
@@ -86,6 +93,15 @@ def _table_entries(root: Path, name: str) -> list[dict[str, Any]]:
     if absent:
         raise InputError(f"{root / name} has no path in row {absent[0]}; name a file in every row.")
     return entries
+
+
+def _check_columns(given: list[str], table: Path) -> None:
+    """Refuse a column that is nearly one of EXPOSURES; columns of the user's own are left alone."""
+    known = [column.name for column in EXPOSURES.columns]
+    for name in given:
+        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=_NEAR)
+        if name not in known and near and near[0] not in given:
+            raise InputError(f"{table} has the column {name!r}; did you mean {near[0]!r}? Rename it, or a column of your own more clearly.")
 
 
 def _empty(value: Any) -> bool:
@@ -112,6 +128,7 @@ def _exposure(root: Path, entry: dict[str, Any], cfg: FolderConfig) -> dict[str,
     data, header = read_image(path, hdu)
     wcs = celestial_wcs(header, source=str(path))
     row: dict[str, Any] = {"calibrated": cfg.calibrated, **entry, "hdu": hdu}
+    _type(row, path)
     for column in _TEXT:
         row.setdefault(column, header_text(header, _keywords(cfg, column)))
     for column in _NUMBERS:
@@ -136,6 +153,14 @@ def _exposure(root: Path, entry: dict[str, Any], cfg: FolderConfig) -> dict[str,
     return row
 
 
+def _type(row: dict[str, Any], path: Path) -> None:
+    """Give the table's numbers and truth values their type, in place, so that one wrong cell sets one exposure aside."""
+    for column in EXPOSURES.columns:
+        if column.kind in ("float", "bool") and column.name in row:
+            one = pd.DataFrame({column.name: [row[column.name]]})
+            row[column.name] = conform(one, Table("exposures", (column,), ()), source=str(path))[column.name].iloc[0]
+
+
 def _keywords(cfg: FolderConfig, column: str) -> tuple[str, ...]:
     return {str(name): words for name, words in cfg.keywords.items()}.get(column, ())
 
@@ -145,6 +170,8 @@ def _listed(cfg: FolderConfig, column: str) -> str:
 
 
 def _check(row: dict[str, Any], cfg: FolderConfig, path: Path) -> None:
+    if not row.get("role"):
+        raise InputError(f"{path} has no role; give the column role in a table, science or reference, or set survey.folder.role_rule.")
     for column in _REQUIRED:
         if not row.get(column):
             raise InputError(
@@ -152,6 +179,9 @@ def _check(row: dict[str, Any], cfg: FolderConfig, path: Path) -> None:
             )
     if row["role"] not in ("science", "reference"):
         raise InputError(f"{path} has the role {row['role']!r}; it must be science or reference.")
+    for column in _POSITIVE:
+        if row[column] is not None and row[column] <= 0:
+            raise InputError(f"{path} has {column} = {row[column]:g}, which must be positive; give the column {column} in a table.")
 
 
 def _role(header: Header, mjd: float, rule: RoleRule, path: Path) -> str:

@@ -79,7 +79,7 @@ def _steps(science: pd.Series, catalog: pd.DataFrame, cfg: PairRule) -> Iterator
         lambda frame: frame["mjd"] <= science["mjd"] - cfg.min_days,
         lambda frame: (
             f"no reference is {cfg.min_days:g} d older than the science exposure of MJD {science['mjd']:.3f}; "
-            f"the oldest is of MJD {frame['mjd'].min():.3f}."
+            f"the oldest is of MJD {frame['mjd'].min():.3f} (survey.pair.min_days)."
         ),
     )
     name, discovery = _first_event(science, catalog, cfg)
@@ -88,7 +88,7 @@ def _steps(science: pd.Series, catalog: pd.DataFrame, cfg: PairRule) -> Iterator
             lambda frame: frame["mjd"] <= discovery - cfg.discovery_margin,
             lambda frame: (
                 f"no reference is {cfg.discovery_margin:g} d older than the discovery of {name} at MJD {discovery:.3f}; "
-                f"the oldest is of MJD {frame['mjd'].min():.3f}."
+                f"the oldest is of MJD {frame['mjd'].min():.3f} (survey.pair.discovery_margin)."
             ),
         )
 

@@ -57,8 +57,7 @@ def main() -> None:
     prune(RAW, [*acquired.files, EXPOSURES_PATH, TRUTH_PATH, QUARANTINE_PATH])
     usable = int((pairs["status"] == "ok").sum())
     if not usable:
-        why = pairs["reason"].iloc[0] if len(pairs) else "there is no science exposure."
-        raise InputError(f"none of {len(pairs)} science exposures has a reference: {why}")
+        raise InputError(_no_pair(pairs, acquired.problems))
     write_table(pairs, PAIRS_PATH, PAIRS)
     log.info(
         "acquire: %d exposures, %d quarantined, %d pairs, %d refused",
@@ -66,6 +65,13 @@ def main() -> None:
     )  # fmt: skip
     for problem in acquired.problems:
         log.warning("quarantined %s: %s", problem.source, problem.reason)
+
+
+def _no_pair(pairs: pd.DataFrame, problems: Sequence[Problem]) -> str:
+    aside = f" {len(problems)} files were set aside, the first because {problems[0].reason}" if problems else ""
+    if pairs.empty:
+        return f"there is no science exposure to pair; give one the role science.{aside}"
+    return f"none of {len(pairs)} science exposures has a reference: {pairs['reason'].iloc[0]}{aside}"
 
 
 # The synthetic surveys

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from astrid.config.schema import SimulateConfig, SurveyConfig
@@ -41,6 +42,9 @@ def main() -> None:
     catalog = SOURCES[survey.kind](survey)
     write_table(catalog, OUTPUT, CATALOG)
     log.info("catalog: %d events", len(catalog))
+    undated = int((~np.isfinite(catalog["discovery_mjd"])).sum())
+    if undated:
+        log.warning("catalog: %d events have no discovery date; they name detections but label none", undated)
 
 
 if __name__ == "__main__":

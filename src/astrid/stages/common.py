@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +13,23 @@ import yaml
 
 from astrid.config.schema import ComputeConfig
 from astrid.config.validate import validate
-from astrid.core.errors import AstridError, ConfigError
-from astrid.core.runtime import configure_logging, log, parallel_map, write_json
+from astrid.core.errors import ConfigError
+from astrid.core.provenance import digest_file
+from astrid.core.runtime import configure_logging, exit_codes, log, parallel_map, write_json
 
 Section = TypeVar("Section")
 
 PARAMS = Path("params.yaml")
-INTERRUPTED = 130
 
 
 def settings(section: type[Section], key: str) -> Section:
     """The section under the dotted `key` of params.yaml in the working directory, validated."""
     if not PARAMS.exists():
         raise ConfigError("params.yaml is not here; run `astrid params` in the project's root.")
-    values: Any = yaml.safe_load(PARAMS.read_text())
+    try:
+        values: Any = yaml.safe_load(PARAMS.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{PARAMS} is not readable YAML ({' '.join(str(error).split())[:160]}); run `astrid params` to write it.") from error
     for step in key.split("."):
         if not isinstance(values, dict) or step not in values:
             raise ConfigError(f"params.yaml has no key {key}; run `astrid params` to write it from conf/.")
@@ -44,14 +46,8 @@ def run(main: Callable[[], None]) -> None:
     """Run a stage's main: logging on, telemetry off, one sentence and exit code 2 for a mistake that its reader can mend."""
     configure_logging(json_logs=os.environ.get("ASTRID_JSON_LOGS") == "1")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    try:
+    with exit_codes():
         main()
-    except AstridError as error:
-        print(f"astrid: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        print("astrid: interrupted; run the same command again to go on from here.", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
 
 
 @dataclass(frozen=True)
@@ -77,8 +73,8 @@ def resume(function: Callable[[Job], Mapping[str, Any]], jobs: Sequence[Job], *,
     pending = [job for job in jobs if not _finished(job)]
     if len(pending) < len(jobs):
         log.info("%s: %d of %d already done", description, len(jobs) - len(pending), len(jobs))
-    for job, row in parallel_map(function, pending, workers=processes, description=description):
-        write_json(job.record, {"digest": job.digest, "product": job.output.exists(), "row": dict(row)})
+    for job, row in parallel_map(function, pending, workers=processes, description=description) if pending else ():
+        write_json(job.record, {"digest": job.digest, "product": _content(job.output), "row": dict(row)})
     # Read back what was recorded, so that a resumed and an undisturbed run return the same values to the last bit.
     return [json.loads(job.record.read_text())["row"] for job in jobs]
 
@@ -86,9 +82,14 @@ def resume(function: Callable[[Job], Mapping[str, Any]], jobs: Sequence[Job], *,
 def _finished(job: Job) -> bool:
     try:
         record = json.loads(job.record.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return False
-    return bool(record.get("digest") == job.digest and record.get("product") == job.output.exists())
+    return isinstance(record, dict) and bool(record.get("digest") == job.digest and record.get("product") == _content(job.output))
+
+
+def _content(product: Path) -> str:
+    """Digest of a product as it lies there, empty where there is none: a damaged one is made again."""
+    return digest_file(product) if product.exists() else ""
 
 
 def prune(folder: Path, keep: Iterable[Path]) -> None:

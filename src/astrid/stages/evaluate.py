@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import pickle
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -116,13 +118,25 @@ def read_inputs() -> Inputs:
         model=model,
         model_name=model_cfg.name,
         normalization=model_cfg.normalization,
-        forest=joblib.load(TRAINED / "baseline.joblib"),
-        train=json.loads((TRAINED / "train.json").read_text()),
-        history=pd.read_csv(TRAINED / "history.csv"),
+        forest=_load(TRAINED / "baseline.joblib", joblib.load),
+        train=_load(TRAINED / "train.json", _read_json),
+        history=_load(TRAINED / "history.csv", pd.read_csv),
         store=TripletStore.open(TRIPLETS),
         splits=read_table(SPLIT, SPLITS),
         pairs=read_table(DIFFERENCES / "pairs.parquet", PAIRS),
     )
+
+
+def _load(path: Path, reader: Callable[[Path], Any]) -> Any:
+    try:
+        return reader(path)
+    except (ValueError, EOFError, KeyError, IndexError, pickle.UnpicklingError, zlib.error) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path} is broken ({first_line}); delete it and run the stage train again.") from error
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
 
 
 def measure(inputs: Inputs, cfg: EvaluateConfig) -> Findings:

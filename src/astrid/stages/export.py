@@ -58,7 +58,7 @@ def main() -> None:
         threshold=float(point["threshold"]),
         calibration=point["calibration"],
         metrics=point.get("metrics", {}),
-        digests={**trained["digests"], "training": trained["key"]},
+        digests={**trained["digests"], "training": trained["key"], "network": digest_file(TRAINED / "model.pt")},
         parity=agreement,
         frameworks={name: importlib.metadata.version(name) for name in _FRAMEWORKS},
     )
@@ -97,7 +97,7 @@ def _metadata(normalization_id: str, trained: dict[str, Any], point: dict[str, A
         "sign_convention": SIGN_CONVENTION,
         "threshold": point["threshold"],
         "calibration": point["calibration"],
-        "digests": {**trained["digests"], "training": trained["key"]},
+        "digests": {**trained["digests"], "training": trained["key"], "network": digest_file(TRAINED / "model.pt")},
     }
     return {f"astrid.{name}": value if isinstance(value, str) else json.dumps(value, sort_keys=True) for name, value in values.items()}
 

@@ -17,6 +17,7 @@ from astrid.registry import promote
 from astrid.registry.card import registry_card
 from astrid.registry.gates import Gate, Measured, check_gates, gate_table, refused
 from astrid.registry.tracking import Run, resume_run
+from astrid.serving.engine import describe
 from astrid.stages.common import run, settings
 
 MODEL = Path("models/export")
@@ -33,6 +34,7 @@ AUCPR_TAG = "astrid.aucpr"
 def main() -> None:
     """Read models/export, models/evaluate and the reports; write reports/register.json and the registry."""
     cfg = settings(RegistryConfig, "registry")
+    describe(MODEL)  # the graph is the one that its manifest was written for
     manifest = read_manifest(MODEL)
     evaluation = _read(EVALUATION, "evaluate")
     operating_point = _read(OPERATING_POINT, "evaluate")

@@ -9,10 +9,10 @@ import pandas as pd
 
 from astrid.candidates.stamps import STAMP_SIZE, cut_stamps
 from astrid.config.schema.dataset import DatasetConfig
-from astrid.core.errors import InputError
+from astrid.core.errors import DataSetError, InputError
 from astrid.core.runtime import atomic_path, log, track, write_json
 from astrid.datasets import card, store
-from astrid.datasets.labels import Labelled, label_candidates
+from astrid.datasets.labels import Labelled, label_candidates, winners
 from astrid.io.fits import read_difference
 from astrid.io.tables import CANDIDATES, CATALOG, LABELS, PAIRS, TRUTH, conform, read_table, write_table
 from astrid.stages.common import run, settings
@@ -63,7 +63,7 @@ def batches(rows: pd.DataFrame) -> Iterator[store.Batch]:
 def read_human(path: Path) -> pd.DataFrame:
     """The label table that people append to (CSV with the LABELS columns).
 
-    Raises `InputError` when it is missing, not such a table, or a value has the wrong type.
+    Raises `InputError` when it is missing, not such a table, has a column that labels do not have, or a value is no label.
     """
     if not path.exists():
         raise InputError(f"{path} does not exist; restore it (git checkout {path}): its header alone is enough.")
@@ -71,7 +71,16 @@ def read_human(path: Path) -> pd.DataFrame:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a readable CSV table ({error}); correct it.") from error
-    return conform(frame, LABELS, source=str(path))
+    unknown = [str(name) for name in frame.columns if name not in {column.name for column in LABELS.columns}]
+    if unknown:
+        known = ", ".join(column.name for column in LABELS.columns)
+        raise InputError(f"{path} has the column {unknown[0]!r}, which the labels do not have ({known}); rename or remove it.")
+    labels = conform(frame, LABELS, source=str(path))
+    try:
+        winners(labels)
+    except DataSetError as error:
+        raise InputError(f"{path}: {error}") from error
+    return labels
 
 
 def report(candidates: pd.DataFrame, found: Labelled, table: pd.DataFrame, content: dict[str, object]) -> dict[str, object]:

@@ -15,7 +15,7 @@ from astrid.core.dq import DQ
 from astrid.core.errors import ImagingError
 from astrid.core.records import ExposureInfo
 from astrid.imaging.calibrate import RawExposure, calibrate, prepare_psf, raw_exposure
-from astrid.io.fits import Frames
+from astrid.core.records import Frames
 
 SHAPE = (120, 140)
 INFO = ExposureInfo("e1", "test", "cam", "d1", "r", 59000.0, 60.0, unit="MJy/sr")

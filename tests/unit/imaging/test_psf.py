@@ -47,9 +47,12 @@ def test_the_ladder_descends_with_the_number_of_stars(skies, difference_config):
     stars = find_stars(image.data, image.variance, image.dq, config.stars)
     chosen = select_stars(stars, config)
     few = estimate_psf(image.data, image.variance, image.dq, config, stars=chosen[:4])
+    one = estimate_psf(image.data, image.variance, image.dq, config, stars=chosen[:1])
     none = estimate_psf(image.data, image.variance, image.dq, config, stars=chosen[:0])
     assert few.method == "moffat"
     assert few.fwhm == pytest.approx(3.0, rel=0.05)
+    assert (one.method, one.n_stars) == ("gaussian", 1)
+    assert one.fwhm == pytest.approx(float(chosen["fwhm"][0]))
     assert (none.method, none.n_stars, none.fwhm) == ("gaussian", 0, config.fallback_fwhm)
     assert none.stamp.shape[0] % 2 == 1
 
@@ -83,3 +86,33 @@ def test_profiles_know_their_width_and_centre():
     shifted = dataclasses.replace(gaussian_psf(3.0, 12), stamp=np.roll(gaussian_psf(3.0, 12).stamp, 1, axis=1))
     y, x = windowed_centre(profile_of(shifted), 3.0)
     assert (y, x) == (pytest.approx(0.0, abs=1e-3), pytest.approx(1.0, abs=1e-3))
+
+
+def test_faint_stars_count_only_where_the_bright_are_too_few(skies, difference_config):
+    config = dataclasses.replace(difference_config.psf, min_snr=60.0)
+    image = _field(skies, skies.moffat(3.0), 40)
+    stars = find_stars(image.data, image.variance, image.dq, config.stars)
+    assert (select_stars(stars, config)["snr"] >= config.min_snr).all()
+    faint = stars[(stars["snr"] < config.min_snr) & (stars["flags"] == 0)]
+    assert len(faint) > 1
+    assert 1 < len(select_stars(faint, config)) <= len(faint)
+
+
+def test_the_psf_is_that_of_the_stars_among_many_galaxies(skies, difference_config):
+    """Fifteen galaxies a star, as in a deep field: none of them may shape the PSF."""
+    rng = np.random.default_rng(8)
+    grid = np.arange(30, 600, 48)
+    x, y = (axis.ravel() + rng.uniform(-0.5, 0.5, axis.size) for axis in np.meshgrid(grid, grid))
+    star = np.zeros(x.size, bool)
+    star[rng.choice(x.size, 9, replace=False)] = True
+    size = np.where(star, 2.4, rng.uniform(2.9, 8.0, x.size))
+    flux = np.where(star, 4000.0, rng.uniform(3000.0, 20000.0, x.size)) * (size / 2.4)
+    signal = sum(skies.render((620, 620), skies.moffat(w), [a], [b], [f]) for w, a, b, f in zip(size, x, y, flux, strict=True))
+    image = skies.exposure(signal, 100.0, rng, None, "a")
+    stars = find_stars(image.data, image.variance, image.dq, difference_config.psf.stars)
+    told = stars[stars["flags"] == 0]
+    nearest = np.hypot(told["x"][:, None] - x, told["y"][:, None] - y).argmin(axis=1)
+    assert star[nearest].mean() > 0.8
+    assert len(np.unique(nearest[star[nearest]])) >= 8
+    psf = estimate_psf(image.data, image.variance, image.dq, difference_config.psf, stars=stars)
+    assert psf.fwhm == pytest.approx(stamp_fwhm(skies.stamp_of(skies.moffat(2.4), 12)), rel=0.05)

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "support"))
-
-from tiny_model import write_tiny_model
+from support.tiny_model import write_tiny_model
 
 
 @pytest.fixture(scope="session")

@@ -140,7 +140,7 @@ def test_other_mistakes_are_errors(tmp_path: Path, folder_cfg: Config) -> None:
     (tmp_path / "b").mkdir()
     _hdu().writeto(tmp_path / "a.fits")
     _hdu().writeto(tmp_path / "b/a.fits")
-    with pytest.raises(InputError, match=r"two files of .* are both named 'a'"):
+    with pytest.raises(InputError, match=r"a.fits and b/a.fits in .* are both named 'a'; give each its own exposure_id"):
         scan_folder(folder_cfg())
 
 

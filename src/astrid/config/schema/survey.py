@@ -60,5 +60,6 @@ class SurveyConfig:
     """The source of exposures and the rule that pairs them."""
 
     kind: Literal["simulated", "folder"]
+    source: str  # file or folder that DVC watches for this source: the user's own, or the simulator's code
     pair: PairRule
     folder: FolderConfig | None  # null unless kind is folder

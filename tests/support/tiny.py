@@ -1,0 +1,49 @@
+"""The tiny project of the pipeline tests: how it is made, configured and run."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from astrid.config.compose import compose, write_params
+from astrid.core.provenance import digest_file
+
+ROOT = Path(__file__).resolve().parents[2]
+UP_TO_TRIPLETS = ("catalog", "acquire", "calibrate", "difference", "detect", "triplets")
+FROM_TRIPLETS = ("split", "train", "evaluate", "export", "register")
+
+
+@contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def configure(project: Path, *overrides: str) -> None:
+    values = compose(ROOT / "conf", ["experiment=tiny", "compute.workers=1", *overrides])
+    write_params(values, project / "params.yaml")
+
+
+def run_stages(project: Path, stages: Sequence[str]) -> None:
+    with inside(project):
+        for name in stages:
+            importlib.import_module(f"astrid.stages.{name}").main()
+
+
+def new_project(folder: Path) -> Path:
+    (folder / "data/labels").mkdir(parents=True)
+    shutil.copy(ROOT / "data/labels/human.csv", folder / "data/labels/human.csv")
+    return folder
+
+
+def products(folder: Path) -> dict[str, str]:
+    """Digest of every file under a folder, by its path."""
+    return {str(path.relative_to(folder)): digest_file(path) for path in sorted(folder.rglob("*")) if path.is_file()}
