@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from astrid import __version__
-from astrid.core.runtime import exit_codes
+from astrid.core.runtime import configure_logging, exit_codes
 from astrid.core.threads import hold_to_one_thread
 
 CONF = Path("conf")
@@ -24,31 +24,16 @@ target = click.Path(path_type=Path, dir_okay=False)
 @click.option("--json-logs", is_flag=True, help="Log one JSON object a line to standard error.")
 def cli(json_logs: bool) -> None:
     """From raw telescope images to a deployed real/bogus classifier for supernovae."""
-    from astrid.core.runtime import configure_logging
-
     configure_logging(json_logs=json_logs)
-
-
-def _settings(section: type[Any], key: str, overrides: tuple[str, ...] = ()) -> Any:
-    """A section of the configuration: from conf/ when overrides are given or params.yaml is absent, else from params.yaml."""
-    from astrid.config.validate import validate
-
-    if PARAMS.exists() and not overrides:
-        from astrid.stages.common import settings
-
-        return settings(section, key)
-    from astrid.config.compose import compose
-    from astrid.config.locate import conf_folder
-
-    values: Any = compose(conf_folder(), overrides)
-    for step in key.split("."):
-        values = values[step]
-    return validate(section, values, path=key)
 
 
 @cli.command()
 def doctor() -> None:
-    """Say what is installed, which accelerators and compilers are found, and which stores answer."""
+    """Say what this machine has, and what is missing.
+
+    Packages, accelerators, compilers and stores, a line each. Exit code 2 when something is missing without which AstrID
+    cannot work.
+    """
     from astrid.commands.doctor import doctor as run
 
     raise SystemExit(run())
@@ -59,7 +44,10 @@ def doctor() -> None:
 @click.option("--conf", type=existing, default=CONF, show_default=True, help="Folder of the configuration groups.")
 @click.argument("overrides", nargs=-1)
 def params(check: bool, conf: Path, overrides: tuple[str, ...]) -> None:
-    """Compose conf/ into params.yaml. OVERRIDES are Hydra's, e.g. split=temporal train.epochs=5."""
+    """Compose conf/ into params.yaml.
+
+    OVERRIDES are Hydra's, e.g. split=temporal train.epochs=5. Without any, params.yaml is what conf/ says.
+    """
     from astrid.commands.params import params as run
 
     run(conf, PARAMS, overrides, check=check)
@@ -78,11 +66,16 @@ def params(check: bool, conf: Path, overrides: tuple[str, ...]) -> None:
 @click.option("--picture", type=target, help="Also write a PNG of science, reference, difference and score.")
 @click.option("-S", "--set", "overrides", multiple=True, help="Change a setting, e.g. imaging.difference.allow_cross_mission=true.")
 def subtract(science: Path, reference: Path, output: Path, overrides: tuple[str, ...], **companions: Path | None) -> None:
-    """Calibrate, align and properly subtract one pair of FITS images."""
+    """Calibrate, align and properly subtract one pair of FITS images.
+
+    Either image is a raw frame (with an overscan section), an image that its archive has calibrated, or a calibrated product of
+    AstrID. Nothing is written when the pair cannot be subtracted.
+    """
+    from astrid.commands.settings import section
     from astrid.commands.subtract import subtract as run
     from astrid.config.schema import ImagingConfig
 
-    imaging = _settings(ImagingConfig, "imaging", overrides)
+    imaging = section(ImagingConfig, "imaging", overrides)
     run(science, reference, output, calibrate=imaging.calibrate, difference=imaging.difference, **companions)
 
 
@@ -93,11 +86,15 @@ def subtract(science: Path, reference: Path, output: Path, overrides: tuple[str,
 @click.option("--picture", type=target, help="Also write a PNG of the candidates over the score image.")
 @click.option("-S", "--set", "overrides", multiple=True, help="Change a setting, e.g. candidates.extract.threshold=6.")
 def detect(product: Path, output: Path, triplets: Path | None, picture: Path | None, overrides: tuple[str, ...]) -> None:
-    """Find, measure and tag the candidates of one difference product."""
+    """Find, measure and tag the candidates of one difference product.
+
+    PRODUCT is what `astrid subtract` or the stage difference wrote. The strongest candidates are printed.
+    """
     from astrid.commands.detect import detect as run
+    from astrid.commands.settings import section
     from astrid.config.schema import CandidatesConfig
 
-    run(product, output, cfg=_settings(CandidatesConfig, "candidates", overrides), triplets=triplets, picture=picture)
+    run(product, output, cfg=section(CandidatesConfig, "candidates", overrides), triplets=triplets, picture=picture)
 
 
 @cli.command()
@@ -110,11 +107,15 @@ def detect(product: Path, output: Path, triplets: Path | None, picture: Path | N
 @click.option("--psf", type=existing, help="PSF stamp; estimated when absent.")
 @click.option("--noise", type=existing, help="1-sigma noise image.")
 def inject(image: Path, output: Path, truth: Path, psf: Path | None, noise: Path | None, **drawn: Any) -> None:
-    """Add point sources of known flux to an image, with a truth table."""
+    """Add point sources of known flux to an image.
+
+    Writes the image as a calibrated product, which `astrid subtract` takes, and a truth table of what was added where.
+    """
     from astrid.commands.inject import inject as run
+    from astrid.commands.settings import section
     from astrid.config.schema import ImagingConfig
 
-    calibrate = _settings(ImagingConfig, "imaging").calibrate
+    calibrate = section(ImagingConfig, "imaging").calibrate
     run(image, output, truth, psf=psf, noise=noise, calibrate=calibrate, **drawn)
 
 
@@ -126,7 +127,11 @@ def inject(image: Path, output: Path, truth: Path, psf: Path | None, noise: Path
 @click.option("--evidence", type=existing, help="Table of independent evidence, to report how the scores rank it.")
 @click.option("--report", type=target, default="reports/alerts.json", show_default=True, help="Where the ranking is written.")
 def score(inputs: tuple[Path, ...], output: Path, model: str, batch: int, evidence: Path | None, report: Path) -> None:
-    """Score alerts (Avro files, folders, archives), triplet stores or difference products."""
+    """Score alerts, triplet stores or difference products.
+
+    INPUTS are Avro files, folders of them, tar archives, folders of a triplet store, or difference products (FITS). Every alert
+    and candidate gets a row in the table: a score, or the reason why there is none.
+    """
     from astrid.commands.score import score as run
 
     run(list(inputs), output, model=model, batch=batch, evidence=evidence, report=report)

@@ -61,18 +61,23 @@ def test_a_wrong_key_is_one_sentence_with_its_path(override: str, sentence: str)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
-def test_every_key_carries_a_comment(path: Path) -> None:
-    """A key's comment stands on its line or on the line above it (a list item or a nested map inherits its parent's)."""
-    lines = path.read_text().splitlines()
-    silent = []
-    for number, line in enumerate(lines):
-        if not re.match(r"^\s*[\w/]+:(\s|$)", line) or re.match(r"^\s*(defaults|_target_|hydra):", line):
-            continue
-        explained = "#" in line or (number > 0 and lines[number - 1].lstrip().startswith("#"))
-        if not explained and not line.rstrip().endswith(":"):
-            silent.append(line.strip())
-    assert silent == []
+def keys_with_and_without_comment(folder: Path) -> tuple[set[str], set[str]]:
+    """Names of value keys in a group's files: those with a comment beside or above them, and the others."""
+    explained, silent = set(), set()
+    for path in folder.glob("*.yaml"):
+        above = ""
+        for line in path.read_text().splitlines():
+            key = re.match(r"^\s*([\w/]+):\s*([^#\s].*)?", line)
+            if key and key[2] and not key[1].startswith("_"):
+                (explained if "#" in line or above.startswith("#") else silent).add(key[1])
+            above = line.strip()
+    return explained, silent
+
+
+@pytest.mark.parametrize("folder", [CONF, *sorted(path for path in CONF.rglob("*") if path.is_dir())], ids=lambda folder: folder.name)
+def test_every_key_carries_a_comment_where_it_is_first_named(folder: Path) -> None:
+    explained, silent = keys_with_and_without_comment(folder)
+    assert silent - explained == set()
 
 
 def test_missing_conf_names_the_folder(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import yaml
-from support import skies as synthetic_skies
 
 from astrid.config.schema.imaging import DifferenceConfig
 from astrid.config.validate import validate
+from support import skies as synthetic_skies
 
 ROOT = Path(__file__).resolve().parents[2]
 

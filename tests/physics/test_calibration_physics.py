@@ -222,3 +222,25 @@ def test_saturated_columns_bleed_and_are_unusable(scene, config):
     assert ((out.dq[100:120, 50] & np.uint32(DQ.SATURATED)) != 0).all()
     assert ((out.dq[97:123, 49:52] & np.uint32(DQ.BLEED)) != 0).all()
     assert not (out.dq[90, 50] & np.uint32(DQ.BLEED))
+
+
+@pytest.mark.parametrize("fwhm", [1.25, 2.4])
+def test_calibration_keeps_the_cores_of_sharp_stars_beside_galaxies(config, fwhm):
+    """Where the stars' own edges look like cosmic rays, the few sources without edges are galaxies and say nothing of the PSF."""
+    rng = np.random.default_rng(7)
+    light, at = stars(rng, fwhm, 60)
+    galaxies, _ = stars(rng, 7.0, 6)
+    rays = np.zeros(light.shape)
+    for x, y in rng.integers(10, SIZE - 12, (25, 2)):
+        if light[y - 3 : y + 4, x - 3 : x + 6].max() < 1:
+            rays[y, x : x + rng.integers(1, 5)] += 10 ** rng.uniform(3.3, 4)
+    flat, bias = np.ones((SIZE, SIZE)), np.zeros((SIZE, SIZE))
+    raw = readout(rng, light + galaxies + SKY + rays, flat, bias)
+    out = calibrate(raw, config)
+    struck = (out.dq & np.uint32(DQ.COSMIC_RAY)) != 0
+    cores = [struck[round(y) - 1 : round(y) + 2, round(x) - 1 : round(x) + 2].any() for x, y in at]
+    assert np.mean(cores) <= 0.1
+    assert struck[rays > 0].mean() > 0.8
+    assert out.psf is not None
+    assert out.psf.method == "empirical"
+    assert out.psf.fwhm == pytest.approx(np.hypot(fwhm, FWHM_PER_SIGMA / np.sqrt(12)), rel=0.06)

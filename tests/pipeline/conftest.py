@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+
 from support.tiny import UP_TO_TRIPLETS, configure, new_project, run_stages
 
 
@@ -30,3 +31,9 @@ def project(tiny_triplets: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def stages() -> Callable[[Path, Sequence[str]], None]:
     return run_stages
+
+
+@pytest.fixture(autouse=True)
+def _own_tracking_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow leaves the address of the last store in the environment; every project has its own."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.tiny import ROOT, configure
 
 from astrid.config.compose import compose
 from astrid.sweep import write_winner
+from support.tiny import ROOT, configure
 
 pytestmark = pytest.mark.xdist_group("pipeline")
 

@@ -79,6 +79,7 @@ def _draw(difference: Difference, frame: pd.DataFrame, path: Path) -> None:
         axes.add_patch(Circle((row.x, row.y), radius, fill=False, color=colour, linestyle="-" if row.scorable else "--"))
         axes.annotate(" ".join(row.tags), (row.x + radius, row.y), fontsize=7, color=colour)
     untagged = sum(len(tags) == 0 for tags in frame["tags"])
-    axes.set(title=f"{difference.info.exposure_id}: {len(frame)} candidates, {untagged} untagged (green)", xlabel="x, px", ylabel="y, px")
+    title = f"{difference.info.exposure_id}\n{len(frame)} candidates, {untagged} of them untagged (green)"
+    axes.set(title=title, xlabel="x, px", ylabel="y, px")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=_DPI, format="png", metadata={"Software": None})

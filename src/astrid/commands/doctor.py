@@ -10,6 +10,7 @@ import platform
 import shutil
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,16 @@ class Finding:
 def doctor() -> int:
     """Print the findings and return the exit code: 0 when everything that AstrID needs is there, 2 otherwise."""
     findings = [finding for check in CHECKS for finding in check()]
+    _show(findings)
+    return 2 if any(finding.state == "broken" for finding in findings) else 0
+
+
+def _show(findings: list[Finding]) -> None:
+    """A table on a terminal, one plain line a finding elsewhere."""
+    if not sys.stdout.isatty():
+        for finding in findings:
+            print(f"{finding.topic}: {finding.state}: {finding.detail}")
+        return
     table = Table(show_header=True, header_style="bold", box=None, pad_edge=False)
     for title in ("what", "state", "found"):
         table.add_column(title, overflow="fold")
@@ -43,7 +54,6 @@ def doctor() -> int:
     for finding in findings:
         table.add_row(finding.topic, f"[{colours[finding.state]}]{finding.state}[/]", finding.detail)
     Console().print(table)
-    return 2 if any(finding.state == "broken" for finding in findings) else 0
 
 
 def _machine() -> Iterator[Finding]:

@@ -37,20 +37,35 @@ def score(
     from astrid.serving.score import check_inputs, difference_products, score_inputs
 
     check_inputs(inputs)
-    if evidence is not None and not evidence.is_file():
-        raise InputError(f"{evidence} does not exist; give the table of independent evidence.")
+    known = read_evidence(evidence) if evidence is not None else None
     check_outputs([*inputs, evidence], [output, *([report, report.with_suffix(".html")] if evidence is not None else [])])
     folder = _model_folder(model)
     engine = ScoringEngine.load(folder, batch=batch)
     candidates = _candidates() if any(path.exists() and difference_products(path) for path in inputs) else None
     scored = score_inputs(inputs, output, engine, batch=batch, candidates=candidates)
     _show(scored, output)
-    if evidence is not None:
-        rank(output, evidence, report, model_facts(folder))
+    if known is not None:
+        rank(output, known, report, model_facts(folder))
 
 
-def rank(scores: Path, index_csv: Path, output_json: Path, model: ModelFacts) -> None:
-    """Rank the scored alerts against the evidence in `index_csv`; write the result as JSON and as a page beside it (.html).
+def read_evidence(path: Path) -> pd.DataFrame:
+    """The table of independent evidence. Raises `InputError` when it is missing, broken or lacks a column."""
+    from astrid.evaluation.ranking import EVIDENCE_COLUMNS
+
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; give the table of independent evidence.")
+    try:
+        evidence = pd.read_csv(path, dtype={"candid": str})
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} is not a readable CSV table ({error}); correct it.") from error
+    missing = [name for name in EVIDENCE_COLUMNS if name not in evidence.columns]
+    if missing:
+        raise InputError(f"{path} lacks the column {missing[0]!r}; evidence needs {', '.join(EVIDENCE_COLUMNS)}.")
+    return evidence
+
+
+def rank(scores: Path, evidence: pd.DataFrame, output_json: Path, model: ModelFacts) -> None:
+    """Rank the scored alerts against the evidence; write the result as JSON and as a page beside it (.html).
 
     See `evaluation.ranking` for what is ranked against what.
     """
@@ -60,10 +75,6 @@ def rank(scores: Path, index_csv: Path, output_json: Path, model: ModelFacts) ->
     from astrid.io.tables import SCORES, read_table
 
     table = read_table(scores, SCORES)
-    try:
-        evidence = pd.read_csv(index_csv, dtype={"candid": str})
-    except (ValueError, OSError) as error:
-        raise InputError(f"{index_csv} is not a readable CSV table ({error}); correct it.") from error
     result = rank_alerts(table, evidence, rng_for(0, "rank"))
     result |= {"model": model.identity, "model_digest": model.identity["network"]}
     page = output_json.with_suffix(".html")
@@ -124,10 +135,10 @@ def _model_folder(model: str) -> Path:
 
 
 def _candidates() -> CandidatesConfig:
+    from astrid.commands.settings import section
     from astrid.config.schema.candidates import CandidatesConfig
-    from astrid.stages.common import settings
 
-    return settings(CandidatesConfig, "candidates")
+    return section(CandidatesConfig, "candidates")
 
 
 def _show(scored: Scored, output: Path) -> None:

@@ -12,10 +12,11 @@ from astrid.commands.paths import check_outputs
 from astrid.config.schema.calibrate import CalibrateConfig
 from astrid.config.schema.imaging import DifferenceConfig
 from astrid.core.errors import InputError
-from astrid.core.records import Calibrated, Difference, FloatImage
+from astrid.core.records import Calibrated, Difference, FloatImage, Psf
 from astrid.core.runtime import atomic_path
 
 _INCHES, _TITLE_INCHES, _DPI = 11.0, 0.6, 110
+_LABEL_WIDTH = 12  # characters, of the names in the printed summary
 _PANELS_HIGH = 0.9  # height of the panels over the figure's width, for a square image
 _SCENE_TICKS = (-3.0, 0.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)  # sigma above the sky
 _LINEAR_SIGMAS = 3.0  # sigma of the sky, where the scene's asinh scale turns from linear to logarithmic
@@ -80,17 +81,22 @@ def _check_pair(science: Path, reference: Path) -> None:
         raise InputError(f"science and reference are the same file, {science}; a difference needs two exposures.")
 
 
+def _psf(psf: Psf) -> str:
+    return psf.method if psf.method == "given" else f"{psf.method}, {psf.n_stars} stars"
+
+
 def _summary(new: Calibrated, old: Calibrated, product: Difference, seconds: tuple[float, float, float]) -> str:
     q = product.quality
     rows = [
         ("", "science", "reference"),
         ("exposure", new.info.exposure_id, old.info.exposure_id),
         ("size, px", f"{new.data.shape[1]} x {new.data.shape[0]}", f"{old.data.shape[1]} x {old.data.shape[0]}"),
-        ("PSF", f"{product.psf_science.method}, {new.psf.n_stars if new.psf else 0} stars", q["q_psf_method_reference"]),
+        ("PSF", _psf(product.psf_science), _psf(product.psf_reference)),
         ("FWHM, px", f"{q['q_fwhm_science']:.2f}", f"{q['q_fwhm_reference']:.2f}"),
         ("sky RMS", f"{new.sky_rms:.4g}", f"{old.sky_rms:.4g}"),
     ]
     width = [max(len(str(row[column])) for row in rows) for column in range(3)]
+    width[0] = _LABEL_WIDTH
     lines = ["  ".join(str(cell).ljust(size) for cell, size in zip(row, width, strict=True)).rstrip() for row in rows]
     lines += [
         f"registration  {q['q_registration_method']}, RMS {q['q_registration_rms_px']:.3f} px "
@@ -120,25 +126,25 @@ def draw(product: Difference, path: Path) -> None:
     unit = new.unit or "image unit"
     sky, noise = _sky(product.science)
     steps = sky + noise * np.array(_SCENE_TICKS)
-    scene = AsinhNorm(_LINEAR_SIGMAS * noise, steps[0], max(_bright(product.science), steps[2]))
+    white = max(_bright(product.science), float(steps[2]))
+    scene, ticks = AsinhNorm(_LINEAR_SIGMAS * noise, float(steps[0]), white), steps[steps <= white]
     spread = _DIFFERENCE_RANGE * _sky(product.difference)[1]
     widths = [f"FWHM {psf.fwhm:.2f} px ({psf.method} PSF)" for psf in (product.psf_science, product.psf_reference)]
     score = f"score, sky width {product.quality['q_score_std']:.2f}"
     panels = (
-        (f"science, {widths[0]}", product.science, scene, "gray", f"{unit} (asinh)", steps),
-        (f"reference, {widths[1]}", product.reference, scene, "gray", f"{unit} (asinh)", steps),
+        (f"science, {widths[0]}", product.science, scene, "gray", f"{unit} (asinh)", ticks),
+        (f"reference, {widths[1]}", product.reference, scene, "gray", f"{unit} (asinh)", ticks),
         ("proper difference", product.difference, Normalize(-spread, spread), "gray", unit, None),
         (score, product.score, Normalize(-_SCORE_RANGE, _SCORE_RANGE), "RdBu_r", "S_corr, sigma", None),
     )
-    for axes, (title, plane, norm, colours, label, ticks) in zip(figure.subplots(2, 2, sharex=True, sharey=True).flat, panels, strict=True):
+    for axes, (title, plane, norm, colours, label, marks) in zip(figure.subplots(2, 2, sharex=True, sharey=True).flat, panels, strict=True):
         shown = axes.imshow(plane, origin="lower", cmap=colours, norm=norm, interpolation="nearest")
         axes.set_title(title, fontsize=10)
         axes.tick_params(labelsize=8)
         axes.set_facecolor("tab:purple")  # what has no value
         bar = figure.colorbar(shown, ax=axes, fraction=0.046, pad=0.02, extend="both")
-        if ticks is not None:
-            inside = ticks[(ticks >= norm.vmin) & (ticks <= norm.vmax)]
-            bar.set_ticks(list(inside), labels=[f"{value:.2g}" for value in inside])
+        if marks is not None:
+            bar.set_ticks(list(marks), labels=[f"{value:.2g}" for value in marks])
             bar.minorticks_off()
         bar.set_label(label, fontsize=8)
         bar.ax.tick_params(labelsize=7)

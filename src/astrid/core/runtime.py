@@ -59,7 +59,7 @@ def fail(sentence: str) -> None:
     if any(isinstance(handler.formatter, _JsonFormatter) for handler in log.handlers):
         log.error(sentence)
     else:
-        print(f"astrid: {sentence}", file=sys.stderr)
+        sys.stderr.write(f"astrid: {sentence}\n")
 
 
 @contextmanager

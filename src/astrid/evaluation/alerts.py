@@ -25,10 +25,10 @@ _COLOURS = {"strong": REAL, "weak": GOLD, "peer_low": BOGUS}
 _WORDS = {"strong": "strong evidence", "weak": "weak evidence", "peer_low": f"braai below {PEER_LIMIT:g}"}
 _CURVES = (("strong", REAL, "-"), ("strong, faded", PURPLE, (0, (1, 1))), ("weak", GOLD, (0, (5, 2))))
 _GALLERIES = (
-    ("missed", "Evidence says real, the score says bogus", "Strong evidence of being real, lowest scores first."),
-    ("claimed", "braai says bogus, the score says real", "No evidence and braai below the limit, highest scores first: some of these may well be real."),
-    ("agreed_real", "Both say real", "Strong evidence, highest scores first."),
-    ("agreed_low", "Both say bogus", "braai below the limit, lowest scores first."),
+    ("missed", "Evidence says real, the score is low", "Strong evidence of being real, lowest scores first."),
+    ("claimed", "braai is low, the score is high", "No evidence and braai below the limit, highest scores first: some may well be real."),
+    ("agreed_real", "Evidence and score agree on real", "Strong evidence, highest scores first."),
+    ("agreed_low", "braai and score agree on bogus", "braai below the limit, lowest scores first."),
 )
 
 
@@ -46,8 +46,8 @@ def alert_context(
     pictures = [
         _picture(roc(roc_curves(joined)), "Ranking", "Share of the alerts with evidence that score above a threshold, against the share of "
                  "peer-low alerts that do. Logarithmic axis: a watcher of the stream lives at its left end."),
-        _picture(scores_by_group(joined, threshold), "Scores", "Distribution of the calibrated score in each group; the line is the model's threshold."),
-        _picture(against_peer(joined, threshold), "Against the peer", "Score against braai d6_m7's, an alert a point. Disagreement lies in the "
+        _picture(scores_by_group(joined, threshold), "Scores", "The calibrated score in each group; the line is the threshold."),
+        _picture(against_peer(joined, threshold), "Against the peer", "Score against braai d6_m7's, an alert a point. They disagree in the "
                  "upper left and the lower right corner."),
         *(_album(shown[key], found, title, text) for key, title, text in _GALLERIES if len(shown[key])),
     ]  # fmt: skip
@@ -80,17 +80,18 @@ def _notes(result: Mapping[str, Any], trained_on: str) -> list[str]:
     return [
         *([trained_on] if trained_on else []),
         result["statement"],
-        f"{negatives} alerts stand for bogus. At a false-alarm rate of 1 % that is {max(1, round(0.01 * negatives))} of them, so the figures "
-        "at the left end of the curve rest on very few alerts, and one real alert among them moves the numbers.",
+        f"{negatives} alerts stand for bogus. At a false-alarm rate of 1 % that is {max(1, round(0.01 * negatives))} of them, so the "
+        "figures at the left end of the curve rest on very few alerts, and one real alert among them moves the numbers.",
         f"{counts['other']:,} further alerts have no evidence and no low braai score; they are scored and take no part in the ranking.",
-        f"Intervals hold {100 * INTERVAL:g} % and come from {REPLICATES:,} bootstrap replicates over objects. They hold the chance of the draw, "
-        "not the doubt about the negatives.",
+        f"Intervals hold {100 * INTERVAL:g} % and come from {REPLICATES:,} bootstrap replicates over objects. They hold the chance of the "
+        "draw, not the doubt about the negatives.",
     ]
 
 
 def _line(record: Mapping[str, Any]) -> dict[str, Any]:
     names = ("roc_auc", *(f"recall_at_fpr_{100 * rate:g}pct" for rate in FALSE_ALARM_RATES))
-    return {**{key: record[key] for key in ("evidence", "positives", "negatives", "objects")}, "cells": [_cell(record, name) for name in names]}
+    plain = {key: record[key] for key in ("evidence", "positives", "negatives", "objects")}
+    return {**plain, "cells": [_cell(record, name) for name in names]}
 
 
 def _cell(record: Mapping[str, Any], name: str) -> dict[str, str]:
@@ -115,7 +116,9 @@ def _evidence(row: Any) -> str:
     if str(row.solar_system_match_5arcsec).lower() == "true":
         return "Solar System object"
     known = [(row.tnsclass, "TNS"), (row.simbad_class, "SIMBAD")]
-    return next((f"{value} ({origin})" for value, origin in known if isinstance(value, str) and value), "no evidence")
+    return next(
+        (f"{value.removeprefix('(TNS) ')} ({origin})" for value, origin in known if isinstance(value, str) and value), "no evidence"
+    )
 
 
 @styled
@@ -148,8 +151,9 @@ def scores_by_group(joined: pd.DataFrame, threshold: float) -> Figure:
         values = joined["score"][(joined["group"] == group) & joined["score"].notna()].to_numpy()
         if len(values):
             share = np.full(len(values), 1 / len(values))
-            axes.hist(values, bins=_BINS, range=(0, 1), weights=share, histtype="stepfilled", color=colour, alpha=0.18)
-            axes.hist(values, bins=_BINS, range=(0, 1), weights=share, histtype="step", color=colour, lw=1.6, label=f"{_WORDS[group]}, {len(values)}")
+            counts, edges = np.histogram(values, _BINS, (0, 1), weights=share)
+            axes.stairs(counts, edges, fill=True, color=colour, alpha=0.18)
+            axes.stairs(counts, edges, color=colour, lw=1.6, label=f"{_WORDS[group]}, {len(values)}")
     axes.axvline(threshold, color=INK, lw=1.1, label="threshold")
     axes.set(xlim=(0, 1), xlabel="Score (calibrated probability of being real)", ylabel="Share of the group")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=2)

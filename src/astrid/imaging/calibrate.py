@@ -46,6 +46,7 @@ _DONE_KEYS = (
 )
 _NOT_DONE = (None, False, "", "F", "NO", "NONE", "OMIT", "SKIPPED")
 _BLANK_BLOCK = 3  # px, exact zeros of a float image in blocks of this side are outside the footprint
+_BLUNT_SHARE = 0.2  # of all stars must be without a sharp edge, or the edges are the stars' own
 _PSF_CENTRED = 0.02  # px, a given PSF nearer to the centre than this is left as it is
 _CENTROID_ROUNDS = 10
 _GAIN_SIGMA = 3.0  # sigma above the sky of the pixels that tell the gain of a noise image
@@ -234,14 +235,17 @@ def _with_cosmics(
 
 
 def _star_fwhm(data: FloatImage, variance: FloatImage, dq: DQImage, edges: NDArray[np.bool_], config: CalibrateConfig) -> float:
-    """Median FWHM, px, of the stars without sharp edges; where those are too few, the stars are undersampled and all count."""
+    """Median FWHM, px, of the stars without sharp edges; where nearly all stars have them, the stars are undersampled and all count."""
     without = dq | np.where(edges, np.uint32(DQ.COSMIC_RAY), np.uint32(0))
-    for plane in (without, dq):
-        stars = find_stars(data, variance, plane, config.psf.stars)
-        stars = stars[stars["flags"] == 0]
-        if len(stars) >= config.psf.min_moffat:
-            return float(np.median(stars["fwhm"]))
-    return config.psf.fallback_fwhm
+    blunt, every = (_star_sizes(data, variance, plane, config) for plane in (without, dq))
+    if len(blunt) >= max(config.psf.min_moffat, _BLUNT_SHARE * len(every)):
+        return float(np.median(blunt))
+    return float(np.median(every)) if len(every) >= config.psf.min_moffat else config.psf.fallback_fwhm
+
+
+def _star_sizes(data: FloatImage, variance: FloatImage, dq: DQImage, config: CalibrateConfig) -> NDArray[np.float64]:
+    stars = find_stars(data, variance, dq, config.psf.stars)
+    return np.asarray(stars["fwhm"][stars["flags"] == 0], dtype=np.float64)
 
 
 def _subtract_sky(data: FloatImage, background: Background, raw: RawExposure, config: BackgroundConfig) -> tuple[float, FloatImage]:

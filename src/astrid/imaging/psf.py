@@ -99,8 +99,8 @@ def estimate_psf(data: FloatImage, variance: FloatImage, dq: DQImage, config: Ps
     Returns
     -------
     Psf
-        Odd, centred stamp of unit sum; `method` names the rung and `n_stars` what it stands on, `residual` the median over the stars of the RMS of
-        (star - model) / flux over the core.
+        Odd, centred stamp of unit sum; `method` names the rung and `n_stars` what it stands on, `residual` is the median over the
+        stars of the RMS of (star - model) / flux over the core.
     """
     found = find_stars(data, variance, dq, config.stars) if stars is None else stars
     chosen = select_stars(found, config)

@@ -50,11 +50,11 @@ class Subtraction:
 
     difference: FloatImage  # D, equation 13; white noise of unit variance where the inputs' noise is white
     flux_difference: float  # F_D, equation 15
-    flux_score: float  # F_S, equation 42
+    flux_score: float  # F_S, what a source of unit flux leaves in S
     psf: FloatImage  # P_D, equation 14; odd stamp of unit sum
     score: FloatImage  # S_corr, equation 25
-    flux: FloatImage  # alpha = S / F_S, equation 41
-    flux_error: FloatImage  # sqrt(V(S)) / F_S, equation 43
+    flux: FloatImage  # alpha = S / F_S, the PSF flux
+    flux_error: FloatImage  # sqrt(V(S)) / F_S
     snr_science: FloatImage  # |S_n| / sqrt(its blank-sky variance): how bright the scene is, for telling blank sky
     variance_ratio: FloatImage  # V(S) over its blank-sky value
 
@@ -153,13 +153,14 @@ def subtract(new: Side, ref: Side, kernels: Kernels | None = None) -> Subtractio
     D^ = (F_r P_r^ N^ - F_n P_n^ R^) / sqrt(sigma_n^2 F_r^2 |P_r^|^2 + sigma_r^2 F_n^2 |P_n^|^2)   (13)
     F_D = F_r F_n / sqrt(sigma_n^2 F_r^2 + sigma_r^2 F_n^2)                                          (15)
     P_D^ = F_r F_n P_r^ P_n^ / (F_D sqrt(...))                                                       (14)
-    S^ = F_D D^ conj(P_D^) = k_n^ N^ - k_r^ R^                                                       (12, 17)
-    V(S) = V(N) * k_n^2 + V(R) * k_r^2 + V_ast + V_phot                                              (25 to 33)
+    S^ = F_D D^ conj(P_D^) = k_n^ N^ - k_r^ R^                                                       (12 and 17)
+    V(S) = V(N) * k_n^2 + V(R) * k_r^2 + V_ast + V_phot
     S_corr = S / sqrt(V(S))                                                                          (25)
-    alpha = S / F_S, F_S = sum F_n^2 F_r^2 |P_n^|^2 |P_r^|^2 / (...)                                 (41 to 43)
+    alpha = S / F_S, F_S = sum F_n^2 F_r^2 |P_n^|^2 |P_r^|^2 / (...)
 
-    V_ast = sigma_x^2 (dS_n/dx)^2 + sigma_y^2 (dS_n/dy)^2 + the same for S_r; V_phot, of AstrID's own, is the square of the
-    relative flux scatter times S_n^2, plus the same for S_r. Each image brings its own share of the relative scatter.
+    The numbers are those of the equations in arXiv:1601.02655; V(S) and alpha follow its sections on source and astrometric noise
+    and on PSF photometry. V_ast = sigma_x^2 (dS_n/dx)^2 + sigma_y^2 (dS_n/dy)^2 + the same for S_r; V_phot, of AstrID's own, is the
+    square of the relative flux scatter times S_n^2, plus the same for S_r. Each image brings its own share of the relative scatter.
 
     Raises
     ------

@@ -65,6 +65,7 @@ _SKY_CARDS = {
 _PLANES = ("science", "reference", "difference", "score", "flux", "flux_err")
 _PSFS = ("psf_science", "psf_reference", "psf_difference")
 _META = "META "
+_MARKS = {"calibrated exposure": "SCI", "difference product": "DIFFERENCE"}  # an HDU that only this kind of product has
 _GZIP_HEADER = 10  # bytes
 _COMMENTED = 24  # characters of a value that still leave room for the comment of its card
 
@@ -219,9 +220,10 @@ def _verify(content: bytes, path: Path, kind: str) -> None:
             total = int(words.sum(dtype=np.uint64))
             while total >> 32:
                 total = (total & 0xFFFFFFFF) + (total >> 32)
-            if "CHECKSUM" not in hdu.header:
-                raise InputError(f"{path} is not a {kind} of AstrID (HDU {number} has no CHECKSUM); make one from it first.")
-            if total != 0xFFFFFFFF:
+            if "CHECKSUM" not in hdu.header or total != 0xFFFFFFFF:
+                mark = _MARKS[kind]
+                if mark not in {other.header.get("EXTNAME") for other in hdus}:
+                    raise InputError(f"{path} is not a {kind} of AstrID (it has no HDU {mark}); make one from it first.")
                 raise InputError(
                     f"the checksum of HDU {number} ({hdu.name or 'no name'}) of {path} does not hold; the file is corrupt, make it again."
                 )

@@ -27,6 +27,7 @@ PREVIOUS = "previous-onnx-champion"
 MODEL_FILES = (ONNX_FILE, MANIFEST_FILE)
 DIGEST_TAG = "astrid.digest"
 _REQUIREMENTS = ["onnx", "onnxruntime", "numpy"]
+_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 _LISTED = ("version", "aliases", "aucpr", "threshold", "digest", "created")
 
 
@@ -120,7 +121,13 @@ def fetch(uri: str) -> Path:
     client()
     mlflow = load_mlflow()
     with reaching(f"fetch {uri}"):
-        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri()))
+        try:
+            folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri()))
+        except mlflow.exceptions.MlflowException as error:
+            if error.error_code not in _ABSENT:
+                raise
+            why = str(error).splitlines()[0].rstrip(".")
+            raise RegistryError(f"{uri} names no registered model ({why}); `astrid registry list` shows what there is.") from error
     for name in MODEL_FILES:
         if not (folder / name).is_file():
             raise RegistryError(f"{uri} has no {name}, so it is not a model that AstrID registered; choose another version.")

@@ -70,7 +70,9 @@ def scan_folder(cfg: FolderConfig) -> FolderScan:
             problems.append(Problem(str(entry["path"]), str(error)))
     if not rows:
         patterns = ", ".join(cfg.pattern)
-        first = f" The first of {len(problems)} problems: {problems[0].reason}" if problems else f" No file matches {patterns}; correct them."
+        first = f" No file matches {patterns}; correct them."
+        if problems:
+            first = f" The first of {len(problems)} problems: {problems[0].reason}"
         raise InputError(f"{root} holds no usable exposure.{first}")
     frame = conform(pd.DataFrame(rows), EXPOSURES, source=str(root))
     twice = frame[frame["exposure_id"].duplicated(keep=False)]

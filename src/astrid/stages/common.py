@@ -29,7 +29,7 @@ def settings(section: type[Section], key: str) -> Section:
     try:
         values: Any = yaml.safe_load(PARAMS.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{PARAMS} is not readable YAML ({' '.join(str(error).split())[:160]}); run `astrid params` to write it.") from error
+        raise ConfigError(f"{PARAMS} is no readable YAML ({' '.join(str(error).split())[:99]}); write it with `astrid params`.") from error
     for step in key.split("."):
         if not isinstance(values, dict) or step not in values:
             raise ConfigError(f"params.yaml has no key {key}; run `astrid params` to write it from conf/.")

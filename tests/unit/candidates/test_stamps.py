@@ -29,14 +29,25 @@ def test_a_faded_source_is_positive_in_the_difference_stamp(scene, cfg):
     assert stamps[0, 0, 31, 31] == product.science[100, 100]
 
 
-def test_unusable_pixels_are_nan_in_all_three_and_never_zero(scene):
+def test_unusable_pixels_are_nan_in_the_difference_and_seen_in_the_images(scene):
     view = scene()
     view.dq[100, 90:95] = DQ.COSMIC_RAY
     view.dq[101, 90] = DQ.INJECTED  # a note, not a fault
+    stamps = cut_stamps(view.build(), pd.DataFrame({"x": [100.0], "y": [100.0], "sign": [1]}))
+    assert np.isnan(stamps[0, 2]).sum() == 5
+    assert np.isnan(stamps[0, 2, 31, 21:26]).all()
+    assert np.isfinite(stamps[0, :2]).all()
+
+
+def test_unmeasured_pixels_are_nan_in_all_three_and_never_zero(scene):
+    view = scene()
+    view.dq[100, 90] = DQ.NO_COVERAGE
+    view.dq[100, 91] = DQ.NOT_FINITE
+    view.science[100, 90:92] = 0.0
     view.science[110, 110] = np.nan
     stamps = cut_stamps(view.build(), pd.DataFrame({"x": [100.0], "y": [100.0], "sign": [1]}))
-    assert np.isnan(stamps).sum() == 3 * 6
-    assert np.isnan(stamps[0, :, 31, 21:26]).all()
+    assert np.isnan(stamps[0, :, 31, 21:23]).all()
+    assert np.isnan(stamps[0, 0]).sum() == 3
     assert not (stamps[:, 0] == 0).any()
 
 

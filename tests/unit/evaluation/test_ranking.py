@@ -3,7 +3,9 @@ import pandas as pd
 import pytest
 
 from astrid.core.errors import DataSetError
-from astrid.evaluation.ranking import evidence_group, rank_alerts
+from astrid.evaluation.alerts import alert_context
+from astrid.evaluation.ranking import disagreements, evidence_group, join_evidence, rank_alerts, roc_curves
+from astrid.evaluation.report import render_alerts
 
 
 def evidence(groups):
@@ -91,3 +93,44 @@ def test_a_missing_column_and_a_foreign_table_are_refused():
         rank_alerts(scores([1.0]), evidence(["strong"]).drop(columns="objectId"), np.random.default_rng(0))
     with pytest.raises(DataSetError, match="none of the 1 ZTF alerts"):
         rank_alerts(scores([1.0]).assign(candidate_id="9"), evidence(["strong"]), np.random.default_rng(0))
+
+
+def test_disagreements_are_the_extremes_of_their_groups():
+    values = np.linspace(0, 1, 95)
+    chosen = disagreements(join_evidence(scores(values), evidence(GROUPS)), 3)
+    assert chosen["missed"]["candid"].tolist() == ["0", "1", "2"]
+    assert chosen["claimed"]["candid"].tolist() == ["79", "78", "77"]
+    assert chosen["agreed_real"]["candid"].tolist() == ["39", "38", "37"]
+    assert chosen["agreed_low"]["candid"].tolist() == ["40", "41", "42"]
+
+
+def test_curves_end_where_they_must_and_leave_empty_groups_out():
+    joined = join_evidence(scores(np.linspace(0, 1, 95)), evidence(GROUPS))
+    curves = roc_curves(joined)
+    assert curves["strong"][["fpr", "recall"]].to_numpy()[[0, -1]].tolist() == [[0, 0], [1, 1]]
+    assert roc_curves(joined[joined["group"] != "peer_low"]) == {}
+
+
+def test_the_page_says_which_model_what_the_negatives_are_and_every_number():
+    table, known = scores(np.linspace(0, 1, 95)), evidence(GROUPS)
+    result, rows = ranked(np.linspace(0, 1, 95))
+    result["model"] = {"version": "net@abc", "network": "d" * 64}
+    asked = []
+
+    def stamps(frame):
+        asked.extend(frame["candid"])
+        return {label: np.random.default_rng(0).normal(size=(3, 63, 63)).astype(np.float32) for label in frame.index}
+
+    page = render_alerts(alert_context(result, table, known, stamps, threshold=0.5, trained_on="Trained on <simulations>."))
+    assert {"0", "79"} <= set(asked)
+    for text in (
+        "net@abc",
+        "d" * 64,
+        "a peer&#39;s opinion",
+        "Trained on &lt;simulations&gt;.",
+        f"{rows['weak']['roc_auc']:.3f}",
+        "40 alerts stand for bogus",
+    ):
+        assert text in page
+    assert page.count("data:image/png;base64,") == 7
+    assert "<script" not in page

@@ -13,9 +13,8 @@ from astrid.config.schema.calibrate import CalibrateConfig
 from astrid.config.validate import validate
 from astrid.core.dq import DQ
 from astrid.core.errors import ImagingError
-from astrid.core.records import ExposureInfo
+from astrid.core.records import ExposureInfo, Frames
 from astrid.imaging.calibrate import RawExposure, calibrate, prepare_psf, raw_exposure
-from astrid.core.records import Frames
 
 SHAPE = (120, 140)
 INFO = ExposureInfo("e1", "test", "cam", "d1", "r", 59000.0, 60.0, unit="MJy/sr")
