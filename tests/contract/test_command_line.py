@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[2]
 VERBS = [[], ["doctor"], ["params"], ["subtract"], ["detect"], ["inject"], ["score"], ["registry"], ["registry", "list"]]
 
 
@@ -29,7 +31,7 @@ def test_help(verb: list[str], project_root: Path) -> None:
         (["detect", "nowhere.fits", "-o", "out.parquet"], "nowhere.fits"),
         (["score", "nowhere.avro", "-o", "out.parquet"], "nowhere.avro"),
         (["subtract", "a.fits", "b.fits", "-o", "out.fits", "-S", "imaging.difference.treshold=3"], "treshold"),
-        (["params", "+nonsense=1"], "holds no config.yaml"),
+        (["params", "--conf", str(ROOT / "conf"), "+nonsense=1"], "holds no config.yaml"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(arguments: list[str], sentence: str, tmp_path: Path) -> None:
@@ -38,3 +40,10 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(arguments: list[str], sentenc
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_is_a_json_line_under_json_logs(tmp_path: Path) -> None:
+    done = astrid("--json-logs", "detect", "nowhere.fits", "-o", "out.parquet", cwd=tmp_path)
+    assert done.returncode == 2
+    (entry,) = map(json.loads, done.stderr.splitlines())
+    assert (entry["level"], "nowhere.fits" in entry["message"]) == ("ERROR", True)

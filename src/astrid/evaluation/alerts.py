@@ -116,7 +116,7 @@ def _evidence(row: Any) -> str:
     if str(row.solar_system_match_5arcsec).lower() == "true":
         return "Solar System object"
     known = [(row.tnsclass, "TNS"), (row.simbad_class, "SIMBAD")]
-    return next(
+    known = [(str(row.tnsclass or "").removeprefix("(TNS) "), "TNS"), (row.simbad_class, "SIMBAD")]
         (f"{value.removeprefix('(TNS) ')} ({origin})" for value, origin in known if isinstance(value, str) and value), "no evidence"
     )
 
