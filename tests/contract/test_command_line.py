@@ -31,7 +31,7 @@ def test_help(verb: list[str], project_root: Path) -> None:
         (["detect", "nowhere.fits", "-o", "out.parquet"], "nowhere.fits"),
         (["score", "nowhere.avro", "-o", "out.parquet"], "nowhere.avro"),
         (["subtract", "a.fits", "b.fits", "-o", "out.fits", "-S", "imaging.difference.treshold=3"], "treshold"),
-        (["params", "--conf", str(ROOT / "conf"), "+nonsense=1"], "holds no config.yaml"),
+        (["params", "--conf", str(ROOT / "conf"), "+nonsense=1"], "nonsense is not a configuration key"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(arguments: list[str], sentence: str, tmp_path: Path) -> None:

@@ -59,3 +59,13 @@ def test_a_winner_composes_with_its_groups_and_values(tmp_path: Path) -> None:
     values = compose(conf, ["experiment=winner"])
     assert values["model"]["name"] == "braai"
     assert values["train"]["learning_rate"] == 0.002
+
+
+def test_optuna_searches_for_the_highest_validation_aucpr(project: Path) -> None:
+    configure(project)
+    done = sweep(project, "hydra/sweeper=optuna", "hydra.sweeper.optuna_config.n_trials=2", "model=braai")
+    assert done.returncode == 0, done.stderr
+    with sqlite3.connect(project / "optuna.db") as database:
+        values = [value for (value,) in database.execute("select value from trial_values")]
+    assert len(values) == 2
+    assert all(0 <= value <= 1 for value in values)

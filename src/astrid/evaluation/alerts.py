@@ -115,10 +115,10 @@ def _album(rows: pd.DataFrame, found: Mapping[Any, NDArray[np.float32]], title: 
 def _evidence(row: Any) -> str:
     if str(row.solar_system_match_5arcsec).lower() == "true":
         return "Solar System object"
-    known = [(row.tnsclass, "TNS"), (row.simbad_class, "SIMBAD")]
-    known = [(str(row.tnsclass or "").removeprefix("(TNS) "), "TNS"), (row.simbad_class, "SIMBAD")]
-        (f"{value.removeprefix('(TNS) ')} ({origin})" for value, origin in known if isinstance(value, str) and value), "no evidence"
-    )
+    for value, origin in ((row.tnsclass, "TNS"), (row.simbad_class, "SIMBAD")):
+        if isinstance(value, str) and value:
+            return f"{value.removeprefix('(TNS) ')} ({origin})"
+    return "no evidence"
 
 
 @styled

@@ -88,7 +88,6 @@ class ReportInputs:
     prevalence: float
     interval: float
     replicates: int
-    alerts: Mapping[str, Any] | None = None
 
     @property
     def simulated(self) -> bool:
@@ -110,7 +109,6 @@ def build_context(inputs: ReportInputs) -> dict[str, Any]:
         "metric_rows": metric_rows(inputs.metrics, inputs.validation, inputs.baseline),
         "slice_tables": slice_tables(inputs.slices),
         "lineage": {group: dict(values) for group, values in inputs.lineage.items()},
-        "alerts": alert_blocks(inputs.alerts) if inputs.alerts else [],
     }
 
 
@@ -182,36 +180,6 @@ def slice_tables(slices: pd.DataFrame) -> list[dict[str, Any]]:
             lines.append({"group": str(group), "counts": counts, "cells": [by_metric.get(metric, cell(None)) for metric in metrics]})
         tables.append({"name": str(name), "metrics": [_short(metric) for metric in metrics], "lines": lines})
     return tables
-
-
-def alert_blocks(alerts: Mapping[str, Any], title: str = "") -> list[dict[str, Any]]:
-    """Nested plain values as blocks: texts, a table of scalars, and one block a nested mapping or list of records."""
-    block: dict[str, Any] = {"title": title, "texts": [], "rows": [], "columns": [], "records": []}
-    nested: list[dict[str, Any]] = []
-    for key, value in alerts.items():
-        label = str(key).replace("_", " ")
-        if key in ("note", "notes", "statement"):
-            block["texts"].extend([value] if isinstance(value, str) else map(str, value))
-        elif isinstance(value, Mapping):
-            nested.extend(alert_blocks(value, label))
-        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            columns = list(value[0])
-            records = [[_text(record.get(column)) for column in columns] for record in value]
-            heads = [str(column).replace("_", " ") for column in columns]
-            nested.append({"title": label, "texts": [], "rows": [], "columns": heads, "records": records})
-        else:
-            block["rows"].append((label, _text(value)))
-    return [block, *nested] if block["texts"] or block["rows"] else nested
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        return ", ".join(map(_text, value))
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def _short(metric: str) -> str:

@@ -33,7 +33,6 @@ TRIPLETS = Path("data/triplets")
 SPLIT = Path("data/splits/splits.parquet")
 SPLIT_RECORD = Path("reports/split.json")
 DIFFERENCES = Path("data/difference")
-ALERTS = Path("reports/alerts.json")
 OPERATING_POINT = Path("models/evaluate/operating_point.json")
 SCORES = Path("data/scores/scores.parquet")
 REPORTS = Path("reports")
@@ -324,7 +323,6 @@ def write_report(inputs: Inputs, findings: Findings, pictures: list[Picture], cf
             prevalence=cfg.stream_prevalence,
             interval=cfg.interval,
             replicates=cfg.bootstrap_replicates,
-            alerts=alerts(),
         )
     )
     write_json(OPERATING_POINT.with_name("report.json"), context)
@@ -337,17 +335,6 @@ def split_strategy() -> str:
     if not SPLIT_RECORD.is_file():
         return ""
     return str(json.loads(SPLIT_RECORD.read_text()).get("strategy", ""))
-
-
-def alerts() -> dict[str, Any] | None:
-    """The scored real alerts, where the stage alerts has run with this very model."""
-    if not ALERTS.is_file():
-        return None
-    content: dict[str, Any] = json.loads(ALERTS.read_text())
-    if content.get("model_digest", "") not in ("", digest_file(TRAINED / "model.pt")):
-        log.warning("evaluate: %s belongs to another model and is left out; run the stage alerts", ALERTS)
-        return None
-    return content
 
 
 def lineage(inputs: Inputs, cfg: EvaluateConfig) -> dict[str, dict[str, str]]:

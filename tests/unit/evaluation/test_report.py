@@ -75,15 +75,6 @@ def test_real_labels_are_not_called_simulated():
     assert "simulated transients in real images" in page
 
 
-def test_alerts_appear_when_they_are_given():
-    alerts = {"note": "ZTF alerts.", "aucpr": 0.8123456, "evidence": {"real": 4}, "classes": [{"class": "SN", "median": 0.9}], "none": None}
-    page = report.render(report.build_context(inputs(alerts=alerts)))
-    assert 'id="alerts"' in page
-    assert 'id="alerts"' not in report.render(report.build_context(inputs()))
-    for text in ("ZTF alerts.", "0.8123", "evidence", "SN", "–"):
-        assert text in page
-
-
 @pytest.mark.parametrize(("value", "text"), [(0.98123, "0.981"), (0.0, "0.000"), (0.00123, "0.0012"), (NAN, "–"), (12.5, "12.500")])
 def test_numbers_are_short(value, text):
     assert report.number(value) == text

@@ -2,13 +2,13 @@ import shutil
 
 import numpy as np
 import pytest
-from tiny_model import write_tiny_model
 
 from astrid.core.errors import RegistryError
 from astrid.registry import promote
 from astrid.registry.gates import Gate
 from astrid.registry.store import load_mlflow
 from astrid.registry.tracking import resume_run
+from support.tiny_model import write_tiny_model
 
 OPEN = (Gate("aucpr", 0.9, 0.8, True, "fine."),)
 SHUT = (Gate("aucpr", 0.7, 0.8, False, "the AUCPR on test is 0.7, below 0.8."),)

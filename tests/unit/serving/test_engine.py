@@ -3,11 +3,11 @@ import shutil
 
 import numpy as np
 import pytest
-from tiny_model import write_tiny_model
 
 from astrid.core.errors import DataSetError, InputError, MissingDependencyError
 from astrid.datasets.normalize import normalize
 from astrid.serving.engine import ScoringEngine
+from support.tiny_model import write_tiny_model
 
 
 def stamps(n, seed=0):

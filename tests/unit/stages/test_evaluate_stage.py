@@ -208,18 +208,6 @@ def test_stage_writes_every_product_and_repeats_to_the_byte(project, monkeypatch
     assert set(tracked.artifacts) == {"figures", "report", "evaluate"}
 
 
-def test_alerts_of_another_model_are_left_out(project, monkeypatch):
-    monkeypatch.chdir(project)
-    assert evaluate.alerts() is None
-    try:
-        write_json(evaluate.ALERTS, {"model_digest": "0" * 64, "alerts": 8})
-        assert evaluate.alerts() is None
-        write_json(evaluate.ALERTS, {"alerts": 8})
-        assert evaluate.alerts() == {"alerts": 8}
-    finally:
-        evaluate.ALERTS.unlink()
-
-
 def test_missing_training_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"models/train/model.pt does not exist; run the stage train"):

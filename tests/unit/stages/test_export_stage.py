@@ -57,7 +57,7 @@ def test_the_model_folder_is_complete_and_repeats(project):
     manifest = folder.read_manifest(project / "models/export")
     assert manifest["threshold"] == 0.25
     assert manifest["calibration"] == {"method": "platt", "slope": 2.0, "bias": 0.5}
-    assert manifest["data"] == {"triplets": "t", "splits": "s", "training": "k"}
+    assert manifest["data"] == {"triplets": "t", "splits": "s", "training": "k", "network": digest_file(project / "models/train/model.pt")}
     assert manifest["metrics"] == {"test.aucpr": 0.9}
     assert set(manifest["frameworks"]) >= {"torch", "onnxruntime"}
     properties = {one.key: one.value for one in onnx.load(project / "models/export/model.onnx").metadata_props}
