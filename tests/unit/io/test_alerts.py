@@ -209,6 +209,7 @@ def test_a_bad_record_is_a_problem_of_one_sentence_and_the_rest_go_on(tmp_path, 
         ),
         (avro(3, schema={"type": "int"}), "a record is a int, not an alert"),
     ],
+    ids=["empty", "html", "cut in its header", "cut in its data", "another record", "no record"],
 )
 def test_a_broken_file_is_a_problem_and_the_next_file_is_read(tmp_path, content, reason):
     bad, good = write(tmp_path / "a.avro", content), write(tmp_path / "b.avro", avro(alert(2)))
