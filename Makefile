@@ -31,7 +31,7 @@ repro: setup  ## run the whole pipeline on the embedded simulated survey
 
 test: setup  ## run lint, types, import rules and the tests
 	$(MAKE) --no-print-directory lint
-	pytest -n 2
+	pytest -n 2 --dist loadgroup
 
 lint: setup  ## ruff, mypy, the import rules, params.yaml against conf/
 	ruff check .
