@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from astrid.config.compose import compose, write_params
 from astrid.core.provenance import digest_file
@@ -25,6 +28,17 @@ def inside(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.chdir(before)
+
+
+@cache
+def _tiny_training() -> dict[str, Any]:
+    values: dict[str, Any] = compose(ROOT / "conf", ["train=tiny"])["train"]
+    return values
+
+
+def training_values(**changes: Any) -> dict[str, Any]:
+    """The tiny choice of conf/train as plain values, with changes on top: two epochs on one thread."""
+    return copy.deepcopy(_tiny_training()) | {"epochs": 2, "patience": 2, "device": "cpu", "threads": 1} | changes
 
 
 def configure(project: Path, *overrides: str) -> None:

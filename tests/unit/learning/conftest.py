@@ -11,6 +11,7 @@ import yaml
 
 from astrid.config.schema import ModelConfig, TrainConfig
 from astrid.config.validate import validate
+from support.tiny import training_values
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 
@@ -58,7 +59,7 @@ def model_config(name: str = "astrid_cnn", **changes: Any) -> ModelConfig:
 
 
 def train_config(**changes: Any) -> TrainConfig:
-    values = yaml.safe_load((CONF / "train" / "tiny.yaml").read_text()) | {"seed": 5, "device": "cpu", "threads": 1} | changes
+    values = training_values(seed=5) | changes
     return validate(TrainConfig, values, path="train")
 
 

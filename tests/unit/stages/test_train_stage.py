@@ -17,6 +17,7 @@ from astrid.io.tables import SPLITS, TRIPLETS, write_table
 from astrid.learning import models
 from astrid.registry import tracking
 from astrid.stages import train
+from support.tiny import training_values
 
 ROOT = Path(__file__).parents[3]
 PRODUCTS = ("model.pt", "history.csv", "baseline.joblib", "train.json")
@@ -66,7 +67,7 @@ def project(tmp_path, monkeypatch):
     splits = pd.DataFrame({"candidate_id": table["candidate_id"], "part": part, "group_id": "g"})
     write_table(splits, Path("data/splits/splits.parquet"), SPLITS)
     model = yaml.safe_load((ROOT / "conf/model/astrid_cnn.yaml").read_text()) | {"width": 2, "dense": 4}
-    trainer = yaml.safe_load((ROOT / "conf/train/tiny.yaml").read_text()) | {"seed": 3, "device": "cpu", "threads": 1, "epochs": 3}
+    trainer = training_values(seed=3, epochs=3)
     Path("params.yaml").write_text(yaml.safe_dump({"model": model, "train": trainer}))
     return tmp_path
 
