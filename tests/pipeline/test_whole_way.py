@@ -110,7 +110,7 @@ def test_a_model_goes_from_triplets_to_the_registry(project: Path, stages: RunSt
 
 
 def test_a_useless_model_is_refused_and_stays_a_candidate(project: Path, stages: RunStages) -> None:
-    configure(project, "registry.gates.aucpr_floor=0.9999")
+    configure(project, "registry.gates.aucpr_floor=0.9999", "evaluate.calibration=none", "train.epochs=1")
     with pytest.raises(GateError, match="is not promoted"):
         stages(project, FROM_TRIPLETS)
     assert json.loads((project / "reports/register.json").read_text())["aliases"] == ["candidate"]
