@@ -7,7 +7,7 @@ shape (ny, nx); pixel coordinates are 0-based with integers at pixel centres, x 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,13 +54,38 @@ class Frames:
 
 @dataclass(frozen=True, eq=False)
 class Psf:
-    """A point-spread function as a stamp. `stamp`: float32 (k, k), k odd, centred, sums to 1."""
+    """A point-spread function as stamps: constant, or a polynomial in the position over its image.
 
-    stamp: FloatImage
+    With u = (x - x0) / scale and v = (y - y0) / scale, clipped to [-1, 1],
+    PSF(x, y) = stamp + terms[0] u + terms[1] v + terms[2] u^2 + terms[3] u v + terms[4] v^2 + ... (PSFEx, Bertin 2011).
+    """
+
+    stamp: FloatImage  # (k, k), k odd, centred, sums to 1: the PSF at (x0, y0)
     method: str  # "given", "empirical", "moffat" or "gaussian": the rung of the ladder that was reached
     n_stars: int = 0
-    fwhm: float = float("nan")  # px
+    fwhm: float = float("nan")  # px, of `stamp`
     residual: float = float("nan")  # RMS of (star - model) / star's flux over the stamp's core
+    terms: FloatImage | None = None  # (m, k, k), m = 2, 5, 9, ...; each sums to 0; None = the same everywhere
+    frame: tuple[float, float, float] = (0.0, 0.0, 1.0)  # x0, y0, scale, px
+
+    def at(self, x: float, y: float) -> Psf:
+        """The PSF at one position, as a constant one; `fwhm` stays that of the centre."""
+        if self.terms is None:
+            return self
+        x0, y0, scale = self.frame
+        u, v = (min(max(value / scale, -1.0), 1.0) for value in (x - x0, y - y0))
+        weights = np.array(monomials(u, v, len(self.terms)), dtype=np.float32)
+        return replace(self, stamp=self.stamp + np.tensordot(weights, self.terms, axes=1), terms=None)
+
+
+def monomials(u: float, v: float, count: int) -> list[float]:
+    """The first `count` monomials u, v, u^2, u v, v^2, u^3, ... without the constant."""
+    out: list[float] = []
+    degree = 1
+    while len(out) < count:
+        out.extend(u ** (degree - power) * v**power for power in range(degree + 1))
+        degree += 1
+    return out[:count]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +101,7 @@ class Calibrated:
     sky: float = 0.0  # median sky level that was subtracted, unit
     sky_rms: float = float("nan")  # RMS of the blank sky, unit
     gain: float = 1.0  # electrons per unit of `data`: source variance = data / gain
+    sources: NDArray[Any] | None = None  # structured (n,), see imaging.stars: what was found in it, with PSF fits of its stars
     meta: Mapping[str, Any] = field(default_factory=dict)  # scalars for the header: what was applied, counts of DQ
 
 
