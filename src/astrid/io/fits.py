@@ -1,26 +1,28 @@
 """FITS in and out: AstrID's own two products, and (from `io.images`) the images that surveys give.
 
-A calibrated exposure holds `SCI`, `VAR`, `DQ` and `PSF`; a difference product holds `SCIENCE`, `REFERENCE`, `DIFFERENCE`,
-`SCORE`, `FLUX`, `FLUX_ERR`, `DQ`, `TRUTH` where known and the three PSF stamps. Every HDU of a product carries DATASUM and
-CHECKSUM, without a time, so that equal content is equal bytes; both are verified when the product is read.
+A calibrated exposure holds `SCI`, `VAR`, `DQ`, `PSF` and `SOURCES`; a difference product holds `SCIENCE`, `REFERENCE`,
+`DIFFERENCE`, `SCORE`, `FLUX`, `FLUX_ERR`, `DQ`, `TRUTH` where known and the three PSFs. Every HDU of a product carries DATASUM
+and CHECKSUM, without a time, so that equal content is equal bytes; both are verified when the product is read. Planes of more
+than `io.planes.LARGE` pixels are written row by row, without compression, and read as windows of the file.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
+from numpy.typing import NDArray
 
 from astrid.core.dq import DQ
 from astrid.core.errors import InputError
 from astrid.core.records import Calibrated, Difference, DQImage, ExposureInfo, FloatImage, Psf
-from astrid.core.runtime import atomic_path
+from astrid.io.checked import LargePlane, verify_sums, write_hdus
 from astrid.io.images import celestial_wcs, damage_as_errors, one_line, quiet_wcs, read_frames, read_image, read_plane
+from astrid.io.planes import LARGE, DiskPlane
 
 __all__ = [
     "celestial_wcs",
@@ -57,6 +59,11 @@ _PSF_CARDS = {
     "fwhm": ("PSFFWHM", "[pixel] full width at half maximum"),
     "residual": ("PSFRESID", "RMS of star - model over flux"),
 }
+_PSF_FRAME = (
+    ("PSFX0", "[pixel] centre of the field, 0-based"),
+    ("PSFY0", "[pixel] its planes: 1, u, v, u2, uv, v2"),
+    ("PSFSCALE", "[pixel] u = (x - PSFX0) / PSFSCALE"),
+)
 _SKY_CARDS = {
     "sky": ("SKY", "sky level that was subtracted"),
     "sky_rms": ("SKYRMS", "RMS of the blank sky"),
@@ -66,7 +73,6 @@ _PLANES = ("science", "reference", "difference", "score", "flux", "flux_err")
 _PSFS = ("psf_science", "psf_reference", "psf_difference")
 _META = "META "
 _MARKS = {"calibrated exposure": "SCI", "difference product": "DIFFERENCE"}  # an HDU that only this kind of product has
-_GZIP_HEADER = 10  # bytes
 _COMMENTED = 24  # characters of a value that still leave room for the comment of its card
 
 Product = TypeVar("Product")
@@ -79,15 +85,20 @@ def write_calibrated(path: Path, calibrated: Calibrated) -> None:
     primary = fits.PrimaryHDU(header=_cards(info, _CARDS))
     for step in _steps(calibrated.meta):
         primary.header.add_history(f"AstrID calibrate: {step}")
-    science = fits.ImageHDU(
-        calibrated.data, _joined(where, _cards(info, _CARDS), _cards(calibrated, _SKY_CARDS), _meta_cards(calibrated.meta)), "SCI"
-    )
-    variance = fits.ImageHDU(calibrated.variance, _joined(where, _cards(info, _CARDS)), "VAR")
-    variance.header["BUNIT"] = f"({info.unit})**2"
-    hdus = [primary, science, variance, _packed(calibrated.dq, "DQ", _joined(where, _dq_cards()))]
+    science = _joined(where, _cards(info, _CARDS), _cards(calibrated, _SKY_CARDS), _meta_cards(calibrated.meta))
+    variance = _joined(where, _cards(info, _CARDS))
+    variance["BUNIT"] = f"({info.unit})**2"
+    hdus = [
+        primary,
+        _plain(calibrated.data, "SCI", science),
+        _plain(calibrated.variance, "VAR", variance),
+        _packed(calibrated.dq, "DQ", _joined(where, _dq_cards())),
+    ]
     if calibrated.psf is not None:
         hdus.append(_psf_hdu(calibrated.psf, "PSF"))
-    _write(path, hdus)
+    if calibrated.sources is not None:
+        hdus.append(fits.BinTableHDU(calibrated.sources, name="SOURCES"))
+    write_hdus(path, hdus)
 
 
 def read_calibrated(path: Path) -> Calibrated:
@@ -99,12 +110,13 @@ def read_calibrated(path: Path) -> Calibrated:
     def build(hdus: fits.HDUList) -> Calibrated:
         header = hdus["SCI"].header
         return Calibrated(
-            data=_float(hdus["SCI"]),
-            variance=_float(hdus["VAR"]),
-            dq=_mask(hdus["DQ"]),
+            data=_plane(hdus["SCI"], path),
+            variance=_plane(hdus["VAR"], path),
+            dq=_plane(hdus["DQ"], path),
             wcs=celestial_wcs(header, source=str(path)),
             info=_info(header),
             psf=_psf(hdus["PSF"]) if "PSF" in hdus else None,
+            sources=_table(hdus["SOURCES"]) if "SOURCES" in hdus else None,
             meta=_meta(header),
             sky=_number(header["SKY"]),
             sky_rms=_number(header["SKYRMS"]),
@@ -142,7 +154,7 @@ def write_difference(path: Path, difference: Difference) -> None:
     if difference.truth is not None:
         hdus.append(_packed(difference.truth, "TRUTH", _joined(where)))
     hdus.extend(_psf_hdu(getattr(difference, name), name.upper()) for name in _PSFS)
-    _write(path, hdus)
+    write_hdus(path, hdus)
 
 
 def read_difference(path: Path) -> Difference:
@@ -153,13 +165,13 @@ def read_difference(path: Path) -> Difference:
 
     def build(hdus: fits.HDUList) -> Difference:
         header = hdus["DIFFERENCE"].header
-        planes: dict[str, Any] = {name: _float(hdus[name.upper()]) for name in _PLANES}
+        planes: dict[str, Any] = {name: _plane(hdus[name.upper()], path) for name in _PLANES}
         psfs: dict[str, Any] = {name: _psf(hdus[name.upper()]) for name in _PSFS}
         return Difference(
             **planes,
             **psfs,
-            dq=_mask(hdus["DQ"]),
-            truth=_mask(hdus["TRUTH"]) if "TRUTH" in hdus else None,
+            dq=_plane(hdus["DQ"], path),
+            truth=_plane(hdus["TRUTH"], path) if "TRUTH" in hdus else None,
             wcs=celestial_wcs(header, source=str(path)),
             info=_info(header),
             reference_info=_info(hdus["REFERENCE"].header),
@@ -169,64 +181,17 @@ def read_difference(path: Path) -> Difference:
     return _read(path, build, kind="difference product")
 
 
-def _write(path: Path, hdus: Sequence[Any]) -> None:
-    """Serialise once to compress, then stamp the sums on the HDUs as they lie on disk, with no time in their comments."""
-    packed = io.BytesIO()
-    fits.HDUList(list(hdus)).writeto(packed)
-    _forget_times(packed.getbuffer())
-    with fits.open(io.BytesIO(packed.getbuffer()), disable_image_compression=True, memmap=False) as raw, atomic_path(path) as temporary:
-        for hdu in raw:
-            hdu.add_checksum(when="", checksum_keyword="CHECKSUM", datasum_keyword="DATASUM")
-        raw.writeto(temporary, overwrite=True)
-
-
-def _forget_times(content: memoryview) -> None:
-    """Zero, in place, the time in the gzip header of every compressed tile (RFC 1952, bytes 4 to 7).
-
-    A plane compressed without loss is a table of one column of (length, offset into the heap), as 32-bit integers.
-    """
-    everything = np.frombuffer(content, np.uint8)
-    with fits.open(io.BytesIO(content), disable_image_compression=True, memmap=False) as hdus:
-        for hdu in hdus:
-            if "ZCMPTYPE" in hdu.header:
-                start, size = hdu.fileinfo()["datLoc"], hdu.header["NAXIS1"] * hdu.header["NAXIS2"]
-                tiles = everything[start : start + size].view(">i4").reshape(-1, 2).astype(np.int64)
-                first = start + size + tiles[tiles[:, 0] > _GZIP_HEADER, 1]
-                everything[first[:, None] + np.arange(4, 8)] = 0
-
-
 def _read(path: Path, build: Callable[[fits.HDUList], Product], *, kind: str) -> Product:
     if not path.is_file():
         what = "is a folder; name a file" if path.is_dir() else "does not exist; run the stage that makes it, or correct the path"
         raise InputError(f"{path} {what}.")
-    content = path.read_bytes()
     with damage_as_errors(path):
-        _verify(content, path, kind)
-        with fits.open(io.BytesIO(content), memmap=False) as hdus:
+        verify_sums(path, kind, mark=_MARKS[kind])
+        with fits.open(path, memmap=False, lazy_load_hdus=True) as hdus:
             try:
                 return build(hdus)
             except KeyError as error:
                 raise InputError(f"{path} is not a {kind} of AstrID ({one_line(error)}); make it again.") from error
-
-
-def _verify(content: bytes, path: Path, kind: str) -> None:
-    """Check that the 32-bit words of every HDU add up, in ones' complement, to all ones (FITS standard 4.0, appendix J)."""
-    with fits.open(io.BytesIO(content), disable_image_compression=True, memmap=False) as hdus:
-        for number, hdu in enumerate(hdus):
-            where = hdu.fileinfo()
-            words = np.frombuffer(
-                content, dtype=">u4", offset=where["hdrLoc"], count=(where["datLoc"] + where["datSpan"] - where["hdrLoc"]) // 4
-            )
-            total = int(words.sum(dtype=np.uint64))
-            while total >> 32:
-                total = (total & 0xFFFFFFFF) + (total >> 32)
-            if "CHECKSUM" not in hdu.header or total != 0xFFFFFFFF:
-                mark = _MARKS[kind]
-                if mark not in {other.header.get("EXTNAME") for other in hdus}:
-                    raise InputError(f"{path} is not a {kind} of AstrID (it has no HDU {mark}); make one from it first.")
-                raise InputError(
-                    f"the checksum of HDU {number} ({hdu.name or 'no name'}) of {path} does not hold; the file is corrupt, make it again."
-                )
 
 
 # --- headers <-> records ---------------------------------------------------------------------------------------------
@@ -291,23 +256,60 @@ def _wcs_header(wcs: WCS) -> fits.Header:
     return header
 
 
-def _packed(array: FloatImage | DQImage, name: str, header: fits.Header) -> fits.CompImageHDU:
+def _plain(array: FloatImage, name: str, header: fits.Header) -> Any:
+    return LargePlane(array, name, header) if array.size > LARGE else fits.ImageHDU(array, header, name)
+
+
+def _packed(array: FloatImage | DQImage, name: str, header: fits.Header) -> Any:
+    """An extension compressed without loss; a large one stays as it is, so that windows of it can be read."""
+    if array.size > LARGE:
+        return LargePlane(array, name, header)
     tile = (min(_TILE_ROWS, array.shape[0]), array.shape[1])
     return fits.CompImageHDU(array, header, name=name, compression_type=_COMPRESSION, quantize_level=0.0, tile_shape=tile)
 
 
 def _psf_hdu(psf: Psf, name: str) -> fits.ImageHDU:
-    return fits.ImageHDU(psf.stamp, _cards(psf, _PSF_CARDS), name)
+    header = _cards(psf, _PSF_CARDS)
+    if psf.terms is None:
+        return fits.ImageHDU(psf.stamp, header, name)
+    header.extend([(card, value, comment) for (card, comment), value in zip(_PSF_FRAME, psf.frame, strict=True)])
+    return fits.ImageHDU(np.concatenate([psf.stamp[None], psf.terms]), header, name)
 
 
 def _psf(hdu: Any) -> Psf:
     values = {name: hdu.header[card] for name, (card, _) in _PSF_CARDS.items()}
-    return Psf(_float(hdu), str(values["method"]), int(values["n_stars"]), _number(values["fwhm"]), _number(values["residual"]))
+    stamps = _float(hdu)
+    varies = stamps.ndim == 3
+    x0, y0, scale = (float(hdu.header[card]) for card, _ in _PSF_FRAME) if varies else (0.0, 0.0, 1.0)
+    return Psf(
+        stamp=stamps[0] if varies else stamps,
+        method=str(values["method"]),
+        n_stars=int(values["n_stars"]),
+        fwhm=_number(values["fwhm"]),
+        residual=_number(values["residual"]),
+        terms=stamps[1:] if varies else None,
+        frame=(x0, y0, scale),
+    )
 
 
 def _float(hdu: Any) -> FloatImage:
     return np.ascontiguousarray(hdu.data, dtype=np.float32)
 
 
-def _mask(hdu: Any) -> DQImage:
-    return np.ascontiguousarray(hdu.data, dtype=np.uint32)
+def _table(hdu: Any) -> NDArray[Any]:
+    """The rows of a binary table as a plain structured array in native byte order."""
+    columns = {name: np.asarray(hdu.data[name]) for name in hdu.columns.names}
+    rows = np.zeros(len(hdu.data), [(name, values.dtype.newbyteorder("=")) for name, values in columns.items()])
+    for name, values in columns.items():
+        rows[name] = values
+    return rows
+
+
+def _plane(hdu: Any, path: Path) -> Any:
+    """An image extension: float32 or uint32 in memory, or a window on the file where it is large."""
+    header = hdu.header
+    if header["NAXIS1"] * header["NAXIS2"] <= LARGE:
+        return np.ascontiguousarray(hdu.data, dtype=np.uint32 if header["BITPIX"] > 0 else np.float32)
+    unsigned = header.get("BZERO", 0) == 1 << 31
+    shape = (int(header["NAXIS2"]), int(header["NAXIS1"]))
+    return DiskPlane(path, int(hdu.fileinfo()["datLoc"]), shape, ">i4" if unsigned else ">f4", signed=unsigned)
