@@ -3,15 +3,16 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := .venv-bench
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint ui bench clean distclean
+.PHONY: help setup repro test lint ui bench bench-peers clean distclean
 
 help:  ## show these targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## create .venv and install AstrID with the pinned constraints
 
@@ -43,8 +44,18 @@ lint: setup  ## ruff, mypy, the import rules, params.yaml against conf/
 ui: setup  ## open MLflow's UI on this project's database (takes up to 20 s to answer)
 	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
 
-bench: setup  ## print the benchmark tables
-	python benchmarks/subtraction.py
+bench: setup  ## every benchmark table -> reports/benchmarks.html; ARGS="--quick --only subtraction"
+	python benchmarks/run.py $(ARGS)
+
+bench-peers: $(PEERS)/.installed  ## create .venv-bench with the peers that the benchmarks run beside AstrID
+
+$(PEERS)/.installed: benchmarks/requirements-peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check "setuptools<81" wheel "numpy<2.3"
+	while read -r peer; do case "$$peer" in ""|"#"*) continue;; esac; \
+	  $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation "$$peer" "numpy<2.3" \
+	  || echo "$$peer cannot be installed here; the tables will say so"; done < $<
+	touch $@
 
 clean:  ## remove products and caches; keeps .venv, the DVC cache and mlflow.db
 	rm -rf data/catalog data/raw data/pairs data/calibrated data/difference data/candidates data/triplets data/splits data/scores

@@ -40,7 +40,7 @@ def test_the_flux_of_a_candidate_between_pixels_is_unbiased(measured):
     found, truth, pixel = measured
     assert len(found) > 200
     assert np.median(pixel) < 0.97  # what the nearest pixel alone would lose
-    assert np.median(found["flux"] / truth) == pytest.approx(1.0, abs=0.01)
+    assert np.median(found["flux"] / truth) == pytest.approx(1.0, abs=0.005)
 
 
 def test_the_flux_does_not_hang_on_the_place_within_the_pixel(measured):

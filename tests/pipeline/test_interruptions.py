@@ -54,6 +54,44 @@ def test_a_killed_imaging_stage_resumes_to_the_same_bytes(project: Path, stages:
     assert products(project / folder) == expected
 
 
+def workers_of(process: int) -> list[int]:
+    """The processes that a process of ours has spawned to work for it."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == process and b"spawn_main" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the workers in /proc")
+def test_a_killed_worker_changes_no_byte_of_a_stage(project: Path) -> None:
+    expected = products(project / "data/difference")
+    configure(project, "compute.workers=2")
+    again = sorted((project / "data/difference").glob("*.fits.json"))[::6]
+    for path in again:
+        path.unlink()
+    stage = subprocess.Popen(
+        [sys.executable, "-m", "astrid.stages.difference"], cwd=project, start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not any(path.exists() for path in again):
+            assert time.monotonic() < deadline, "nothing was made"
+            assert stage.poll() is None, stage.stderr
+            time.sleep(0.02)
+        os.kill(workers_of(stage.pid)[-1], signal.SIGKILL)
+        _, said = stage.communicate(timeout=300)
+    finally:
+        stage.kill()
+    assert stage.returncode == 0, said
+    assert "killed by signal 9; what it worked on is tried again" in said
+    assert products(project / "data/difference") == expected
+
+
 def test_a_killed_training_resumes_to_the_same_bytes(project: Path, stages: RunStages) -> None:
     configure(project, "train.epochs=4")
     stages(project, ["split", "train"])

@@ -24,6 +24,7 @@ from astrid.core.dq import DQ, unusable
 from astrid.core.records import Calibrated, Difference
 from astrid.imaging.inject import inject
 from astrid.imaging.pair import subtract_pair
+from support.injections import recover
 
 SCIENCE = "jw02561001002-02561-o001_t003_nircam_clear-f200w_i2d_stamp"
 REFERENCE = "jw01324001001-01324-o001_t001_nircam_clear-f200w_i2d_stamp"
@@ -163,3 +164,19 @@ def test_what_is_clear_is_found_without_a_tag(case):
     # S_corr's own S/N on clear sky is the flux over its error, as the matched filter promises
     clear = found[found["flux"] > 8 * found["flux_err"]]
     assert (clear["snr"] / (clear["flux"] / clear["flux_err"])).median() == pytest.approx(1.0, abs=0.03)
+
+
+def test_completeness_is_what_theory_says_of_the_stated_errors(project_root, folder, given):
+    """Faint injections on quiet places: drizzled noise is correlated, so that it is the renormalised score that has to be right."""
+    imaging, finding = _section(project_root, "imaging", ImagingConfig), _section(project_root, "candidates", CandidatesConfig)
+    beside = {kind: folder / f"{REFERENCE}.{name}.fits" for kind, name in (("psf", "WebbPSF"), ("noise", "noise"))}
+    reference = load(folder / f"{REFERENCE}.fits", imaging.calibrate, role="reference", **beside)
+    science = dataclasses.replace(given.science, gain=GAIN)
+    found = recover(
+        science, reference, given.plain, snr=(3, 12), number=150, separation=SEPARATION, rng=np.random.default_rng(8),
+        difference=imaging.difference, extract=finding.extract,
+    )  # fmt: skip
+    assert len(found.truth) == 150
+    assert abs(found.z) < 3.0
+    assert 0.7 < found.chi2 < 1.4
+    assert abs(found.bias) < 0.03

@@ -38,7 +38,7 @@ def find_candidates(difference: Difference, cfg: CandidatesConfig, *, pair_id: s
 def _describe(difference: Difference, peaks: Peaks, cfg: CandidatesConfig, pair_id: str) -> pd.DataFrame:
     features = measure(difference, peaks, cfg.measure)
     sources = reference_sources(difference, cfg.host)
-    distance, star_flux = star_distance(difference, peaks, sources)
+    star = star_distance(difference, peaks, sources)
     scale = pixel_scale(difference)
     scorable, reasons = judge(difference, peaks.x, peaks.y, size=STAMP_SIZE, max_masked=cfg.stamps.max_masked)
     ra, dec = difference.wcs.all_pix2world(peaks.x, peaks.y, 0)
@@ -61,7 +61,7 @@ def _describe(difference: Difference, peaks: Peaks, cfg: CandidatesConfig, pair_
         "sign": peaks.sign,
         "snr": peaks.snr,
         **features.columns,
-        "star_distance": distance,
+        "star_distance": star[0],
         **nearest_host(peaks, sources, cfg.host, pixel_scale=scale),
         "psf_fwhm": psf_fwhm(difference.psf_science),
         "pixel_scale": scale,
@@ -69,7 +69,7 @@ def _describe(difference: Difference, peaks: Peaks, cfg: CandidatesConfig, pair_
         "reason": reasons,
     }
     frame = pd.DataFrame(columns)
-    frame["tags"] = pd.Series(tag(difference, peaks, features, distance, star_flux, cfg.tags), dtype=object)
+    frame["tags"] = pd.Series(tag(difference, peaks, features, sources, star, cfg.tags), dtype=object)
     return conform(frame, CANDIDATES, source=pair_id)
 
 

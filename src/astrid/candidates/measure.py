@@ -1,4 +1,4 @@
-"""Features of candidates, all at once: core cubes are cut around every peak and reduced along their pixels.
+"""Features of candidates: core cubes are cut around many peaks at once and reduced along their pixels.
 
 Radii are in FWHM of the science PSF (`MeasureConfig`). f is the PSF flux, s the sign, P the difference's PSF shifted to the
 candidate's sub-pixel position, and sigma the pixel noise of D, white in a proper difference (Zackay, Ofek & Gal-Yam 2016),
@@ -7,24 +7,26 @@ measured in the ring about the candidate.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import fft2, ifft2
-from scipy.ndimage import label, map_coordinates
-from scipy.spatial import cKDTree
 
 from astrid.candidates.peaks import FWHM_PER_SIGMA, Peaks, autocorrelation, psf_fwhm, psf_width
+from astrid.candidates.photometry import psf_flux, shifted_psf
+from astrid.candidates.planes import sample, stamps
+from astrid.candidates.runs import distance, regions, runs_of
 from astrid.config.schema.candidates import MeasureConfig
 from astrid.core.dq import DQ, unusable
-from astrid.core.records import Difference, FloatImage
+from astrid.core.records import Difference, FloatImage, Psf
 
 Cube = NDArray[np.float64]  # (n, k, k)
 _MAD_TO_SIGMA = 1.4826
 _EIGEN_RANGE = (0.02, 0.96)  # of the window's variance: keeps the deconvolution of the window finite
-_SKY_STRIDE = 7  # every so many pixels enter a plane's global noise; coprime with the usual tile and amplifier sizes
+_CELLS = 4  # a side: cells of the field in each of which a varying PSF is taken as constant
+_GROUP = 256  # peaks that are measured together: bounds the cubes in memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,38 +37,17 @@ class Features:
     sharpness_err: NDArray[np.float64]
     neighbour_ratio: NDArray[np.float64]  # brightest of the 8 neighbours over what the PSF predicts for it
     core_bits: NDArray[np.uint32]  # DQ bits of the core, or-ed
-    psf_moment_fwhm: float  # px, the difference PSF in the measure of the column fwhm
+    psf_moment_fwhm: NDArray[np.float64]  # px, the difference PSF in the measure of the column fwhm
 
 
-def cut(plane: NDArray[Any], peaks: Peaks, half: int, *, outside: float) -> NDArray[Any]:
-    """Stamps (n, 2 half + 1, 2 half + 1) of `plane` (ny, nx) centred on the peaks' pixels; `outside` fills what leaves the image."""
-    reach = np.arange(-half, half + 1)
-    rows, columns = peaks.iy[:, None] + reach, peaks.ix[:, None] + reach
-    ny, nx = plane.shape
-    stamps = plane[rows.clip(0, ny - 1)[:, :, None], columns.clip(0, nx - 1)[:, None, :]]
-    beyond = ((rows < 0) | (rows >= ny))[:, :, None] | ((columns < 0) | (columns >= nx))[:, None, :]
-    stamps[beyond] = outside
-    return np.asarray(stamps)
-
-
-def shifted_psf(stamp: FloatImage, dx: NDArray[np.float64], dy: NDArray[np.float64], half: int) -> Cube:
-    """The PSF moved by (dx, dy) px through the Fourier shift theorem, cut or padded with 0 to (n, 2 half + 1, 2 half + 1)."""
-    reach = max(half, stamp.shape[0] // 2) + 2  # a rim keeps what wraps around out of the stamp
-    size = 2 * reach + 1
-    padded = np.pad(stamp.astype(np.float64), reach - stamp.shape[0] // 2)
-    frequency = np.fft.fftfreq(size)
-    phase_x = np.exp(-2j * np.pi * frequency * dx[:, None])
-    phase_y = np.exp(-2j * np.pi * frequency * dy[:, None])
-    moved = ifft2(fft2(padded) * phase_y[:, :, None] * phase_x[:, None, :], axes=(1, 2)).real
-    inner = slice(reach - half, reach + half + 1)
-    return np.asarray(moved[:, inner, inner])
+def _cut(plane: Any, peaks: Peaks, half: int, *, outside: float) -> NDArray[Any]:
+    return stamps(plane, peaks.iy, peaks.ix, half, outside=outside)
 
 
 def measure(difference: Difference, peaks: Peaks, cfg: MeasureConfig) -> Features:
-    """Every feature column that needs no catalogue of sources.
+    """Every feature column that needs no catalogue of sources, of one peak or more.
 
-    flux          FLUX(peak pixel) / A(dx, dy), A the score's profile (peaks.autocorrelation)
-    flux_err      FLUX_ERR(peak pixel) / A(dx, dy)
+    flux, flux_err   FLUX and FLUX_ERR at the sub-pixel position, see `photometry`
     sharpness     highest s D of the 3 x 3 pixels about the peak / highest s f P there
     chi2          sum (D - f P)^2 / sigma^2 over the core's usable pixels, divided by their number less 3; sigma holds no
                   photon noise of the source, so it rises above 1 where that outshines the sky's
@@ -76,24 +57,60 @@ def measure(difference: Difference, peaks: Peaks, cfg: MeasureConfig) -> Feature
     science_snr, reference_snr    see `_aperture_snr`
     bad_fraction  unusable or absent share of the core
     edge_distance see `edge_distance`
+
+    Where the difference's PSF varies over the image, P and A are those of the candidate's cell of the field.
     """
+    sky = {name: _global_sky(getattr(difference, name)) for name in ("science", "reference", "difference")}
+    groups = list(psf_groups(difference.psf_difference, peaks.x, peaks.y))
+    parts = [_measured(replace(difference, psf_difference=psf), peaks.take(rows), sky, cfg) for psf, rows in groups]
+    back = np.argsort(np.concatenate([rows for _, rows in groups]))
+
+    def joined(pieces: list[NDArray[Any]]) -> NDArray[Any]:
+        return np.asarray(np.concatenate(pieces)[back])
+
+    columns = {name: joined([part.columns[name] for part in parts]) for name in parts[0].columns}
+    return Features(
+        columns | {"edge_distance": edge_distance(difference, peaks.x, peaks.y)},
+        joined([part.sharpness_err for part in parts]),
+        joined([part.neighbour_ratio for part in parts]),
+        joined([part.core_bits for part in parts]),
+        joined([part.psf_moment_fwhm for part in parts]),
+    )
+
+
+def psf_groups(psf: Psf, x: NDArray[np.float64], y: NDArray[np.float64]) -> Iterator[tuple[Psf, NDArray[np.int64]]]:
+    """Positions (n,) by the cells of the field in which a varying PSF is taken as constant: (its PSF, rows), at most `_GROUP` rows."""
+    if psf.terms is None:
+        cells = np.zeros(len(x), dtype=np.int64)
+    else:
+        x0, y0, scale = psf.frame
+        column, row = (np.clip(np.floor((value / scale + 1.0) * _CELLS / 2), 0, _CELLS - 1).astype(np.int64) for value in (x - x0, y - y0))
+        cells = row * _CELLS + column
+    for cell in np.unique(cells):
+        members = np.flatnonzero(cells == cell)
+        here = psf.at(float(x[members].mean()), float(y[members].mean()))
+        for first in range(0, len(members), _GROUP):
+            yield here, members[first : first + _GROUP]
+
+
+def _measured(difference: Difference, peaks: Peaks, sky: dict[str, tuple[float, float]], cfg: MeasureConfig) -> Features:
+    """The features of some peaks under one PSF."""
     fwhm = psf_fwhm(difference.psf_science)
     half = int(np.ceil(cfg.annulus_outer_fwhm * fwhm))
     dx, dy = peaks.x - peaks.ix, peaks.y - peaks.iy
-    flux, flux_err = _psf_flux(difference, peaks, dx, dy)
-    dq = cut(difference.dq, peaks, half, outside=int(DQ.NO_COVERAGE)).astype(np.uint32)
+    flux, flux_err = psf_flux(difference, difference.psf_difference.stamp, peaks.x, peaks.y)
+    dq = _cut(difference.dq, peaks, half, outside=int(DQ.NO_COVERAGE))
     core = _Core(peaks, dx, dy, half, fwhm, ~unusable(dq))
     columns = {
         "flux": flux,
         "flux_err": flux_err,
         "symmetry": _symmetry(difference, core, cfg),
-        "science_snr": _aperture_snr(difference.science, core, cfg),
-        "reference_snr": _aperture_snr(difference.reference, core, cfg),
-        "edge_distance": edge_distance(difference, peaks),
+        "science_snr": _aperture_snr(difference.science, core, sky["science"], cfg),
+        "reference_snr": _aperture_snr(difference.reference, core, sky["reference"], cfg),
     }
-    noise = _local_sky(difference.difference, core, cfg)[1]
+    noise = _local_sky(difference.difference, core, sky["difference"], cfg)[1]
     small = core.shrink(int(np.ceil(max(cfg.core_fwhm, cfg.aperture_fwhm) * fwhm)) + 1)
-    data = _filled(cut(difference.difference, peaks, small.half, outside=0.0), small)
+    data = _filled(_cut(difference.difference, peaks, small.half, outside=0.0), small)
     model = shifted_psf(difference.psf_difference.stamp, dx, dy, small.half)
     inside = small.radius <= cfg.core_fwhm * fwhm
     columns["bad_fraction"] = 1.0 - (small.usable & inside).sum(axis=(1, 2)) / inside.sum(axis=(1, 2))
@@ -107,7 +124,11 @@ def measure(difference: Difference, peaks: Peaks, cfg: MeasureConfig) -> Feature
     first = small.half
     bits = np.where(inside, dq[:, half - first : half + first + 1, half - first : half + first + 1], 0)
     return Features(
-        columns, error, neighbour, np.bitwise_or.reduce(bits.reshape(len(peaks), -1), axis=1).astype(np.uint32), psf_moment_fwhm
+        columns,
+        error,
+        neighbour,
+        np.bitwise_or.reduce(bits.reshape(len(peaks), -1), axis=1).astype(np.uint32),
+        np.full(len(peaks), psf_moment_fwhm),
     )
 
 
@@ -129,24 +150,13 @@ class _Core:
         return _Core(self.peaks, self.dx, self.dy, half, self.fwhm, self.usable[:, inner, inner])
 
 
-def _filled(stamps: NDArray[Any], core: _Core) -> Cube:
-    return np.where(core.usable & np.isfinite(stamps), stamps, 0.0).astype(np.float64)
-
-
-def _psf_flux(
-    difference: Difference, peaks: Peaks, dx: NDArray[np.float64], dy: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    template = autocorrelation(difference.psf_difference.stamp)
-    centre = template.shape[0] // 2
-    profile = map_coordinates(template[centre - 3 : centre + 4, centre - 3 : centre + 4], [3.0 + dy, 3.0 + dx], order=3)
-    flux = difference.flux[peaks.iy, peaks.ix].astype(np.float64)
-    error = difference.flux_err[peaks.iy, peaks.ix].astype(np.float64)
-    return flux / profile, error / profile
+def _filled(seen: NDArray[Any], core: _Core) -> Cube:
+    return np.where(core.usable & np.isfinite(seen), seen, 0.0).astype(np.float64)
 
 
 def _symmetry(difference: Difference, core: _Core, cfg: MeasureConfig) -> NDArray[np.float64]:
     peaks, half = core.peaks, core.half
-    own = _filled(cut(difference.score, peaks, half, outside=0.0), core) * peaks.sign[:, None, None]
+    own = _filled(_cut(difference.score, peaks, half, outside=0.0), core) * peaks.sign[:, None, None]
     template = autocorrelation(difference.psf_difference.stamp)
     centre = template.shape[0] // 2
     reach = min(half, centre)
@@ -235,34 +245,36 @@ def _shapes(data: Cube, core: _Core, difference: Difference) -> tuple[dict[str, 
     return shape, float(_shape(shifted_psf(stamp, zero, zero, half), ideal, window)["fwhm"][0])
 
 
-def _aperture_snr(plane: FloatImage, core: _Core, cfg: MeasureConfig) -> NDArray[np.float64]:
+def _aperture_snr(plane: FloatImage, core: _Core, whole: tuple[float, float], cfg: MeasureConfig) -> NDArray[np.float64]:
     """S/N of the aperture sum over the local sky: (sum_ap - n b) / (sigma sqrt(n + n^2 pi / (2 m))).
 
     b is the median and sigma the scaled MAD of the m usable ring pixels (the plane's own where the ring is empty or has no
     spread), n the usable pixels of the aperture. Sky-limited: it holds no source noise, and neighbouring pixels that resampling
     has correlated make it too high in the reference by the square root of the noise-equivalent kernel.
     """
-    stamps = cut(plane, core.peaks, core.half, outside=np.nan).astype(np.float64)
-    good = core.usable & np.isfinite(stamps)
-    sky, sigma, count = _local_sky(plane, core, cfg)
+    seen = _cut(plane, core.peaks, core.half, outside=np.nan).astype(np.float64)
+    good = core.usable & np.isfinite(seen)
+    sky, sigma, count = _local_sky(plane, core, whole, cfg)
     aperture = (core.radius <= cfg.aperture_fwhm * core.fwhm) & good
     pixels = aperture.sum(axis=(1, 2))
-    signal = np.where(aperture, stamps, 0.0).sum(axis=(1, 2)) - pixels * sky
+    signal = np.where(aperture, seen, 0.0).sum(axis=(1, 2)) - pixels * sky
     error = sigma * np.sqrt(pixels + np.pi / 2 * np.square(pixels) / np.maximum(count, 1))
     return np.asarray(np.divide(signal, error, out=np.zeros(len(signal)), where=error > 0))
 
 
-def _local_sky(plane: FloatImage, core: _Core, cfg: MeasureConfig) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """Median, sigma (scaled MAD) and number of the usable ring pixels; the plane's own where the ring has none or no spread."""
-    stamps = cut(plane, core.peaks, core.half, outside=np.nan).astype(np.float64)
+def _local_sky(
+    plane: FloatImage, core: _Core, whole: tuple[float, float], cfg: MeasureConfig
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """Median, sigma (scaled MAD) and number of the usable ring pixels; the `whole` plane's where the ring has none or no spread."""
+    seen = _cut(plane, core.peaks, core.half, outside=np.nan).astype(np.float64)
     ring = (core.radius >= cfg.annulus_inner_fwhm * core.fwhm) & (core.radius <= cfg.annulus_outer_fwhm * core.fwhm)
-    sky, sigma, count = _ring_sky(np.where(ring & core.usable & np.isfinite(stamps), stamps, np.nan))
-    level, noise = _global_sky(plane)
+    sky, sigma, count = _ring_sky(np.where(ring & core.usable & np.isfinite(seen), seen, np.nan))
+    level, noise = whole
     return np.where(count > 0, sky, level), np.where((count > 0) & (sigma > 0), sigma, noise), count
 
 
-def _ring_sky(stamps: Cube) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    flat = stamps.reshape(len(stamps), -1)
+def _ring_sky(rings: Cube) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    flat = rings.reshape(len(rings), -1)
     flat = flat[:, np.isfinite(flat).any(axis=0)] if len(flat) else flat
     count = np.isfinite(flat).sum(axis=1)
     sky = _median(flat, count)
@@ -279,30 +291,23 @@ def _median(values: NDArray[np.float64], count: NDArray[np.int64]) -> NDArray[np
 
 
 def _global_sky(plane: FloatImage) -> tuple[float, float]:
-    sample = plane.ravel()[::_SKY_STRIDE]
-    sample = sample[np.isfinite(sample)].astype(np.float64)
-    if not sample.size:
+    values = sample(plane)
+    if not values.size:
         return 0.0, 0.0
-    level = float(np.median(sample))
-    return level, float(_MAD_TO_SIGMA * np.median(np.abs(sample - level)))
+    level = float(np.median(values))
+    return level, float(_MAD_TO_SIGMA * np.median(np.abs(values - level)))
 
 
-def edge_distance(difference: Difference, peaks: Peaks) -> NDArray[np.float64]:
-    """Distance, px, from each peak to the image's border or to the nearest pixel outside the footprint, float64 (n,).
+def edge_distance(difference: Difference, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distance, px, from each position to the image's border or to the nearest pixel outside the footprint, float64 (n,).
 
     Outside are connected regions without coverage or without a finite value that touch the border; holes inside are no edge.
     """
     ny, nx = difference.dq.shape
-    distance = np.asarray(np.minimum.reduce([peaks.x + 0.5, nx - 0.5 - peaks.x, peaks.y + 0.5, ny - 0.5 - peaks.y]))
-    void = (difference.dq & np.uint32(DQ.NO_COVERAGE | DQ.NOT_FINITE)) != 0
-    rim = [void[0], void[-1], void[:, 0], void[:, -1]]
-    if not any(side.any() for side in rim):
-        return distance
-    regions, _ = label(void)
-    touching = np.unique(np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]]))
-    outside = np.isin(regions, touching[touching > 0])
-    inner = np.zeros_like(outside)
-    inner[1:-1, 1:-1] = outside[1:-1, 1:-1] & outside[:-2, 1:-1] & outside[2:, 1:-1] & outside[1:-1, :-2] & outside[1:-1, 2:]
-    shore = np.argwhere(outside & ~inner)
-    reach, _ = cKDTree(shore[:, ::-1]).query(np.column_stack([peaks.x, peaks.y]))
-    return np.asarray(np.minimum(distance, reach))
+    border = np.asarray(np.minimum.reduce([x + 0.5, nx - 0.5 - x, y + 0.5, ny - 0.5 - y]))
+    void = runs_of(difference.dq, lambda band: (band & np.uint32(DQ.NO_COVERAGE | DQ.NOT_FINITE)) != 0)
+    rim = (void.row == 0) | (void.row == ny - 1) | (void.start == 0) | (void.stop == nx)
+    if not rim.any():
+        return border
+    number = regions(void, diagonal=False)
+    return np.asarray(np.minimum(border, distance(void.take(np.isin(number, number[rim])), x, y)[0]))

@@ -9,13 +9,16 @@ a point source of S/N t leaves the profile t * A in it, A the autocorrelation of
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import irfft2, next_fast_len, rfft2
-from scipy.ndimage import map_coordinates, maximum_filter
+from scipy.ndimage import maximum_filter
 from scipy.spatial import cKDTree
 
+from astrid.candidates import finders
+from astrid.candidates.planes import Pixels, bands, pick, sample, stamps, window
 from astrid.config.schema.candidates import ExtractConfig
 from astrid.core.dq import unusable
 from astrid.core.records import Difference, FloatImage, Psf
@@ -60,8 +63,9 @@ def psf_fwhm(psf: Psf) -> float:
 
 
 def blank_error(difference: Difference) -> float:
-    """1-sigma error of the PSF flux on blank sky: the median of FLUX_ERR, unit of the flux; NaN where it is nowhere known."""
-    known = difference.flux_err[np.isfinite(difference.flux_err) & (difference.flux_err > 0)]
+    """1-sigma error of the PSF flux on blank sky: the median of FLUX_ERR over a sample, unit of the flux; NaN without any."""
+    known = sample(difference.flux_err)
+    known = known[known > 0]
     return float(np.median(known)) if known.size else float("nan")
 
 
@@ -77,24 +81,47 @@ def autocorrelation(stamp: FloatImage) -> NDArray[np.float64]:
 def find_peaks(difference: Difference, cfg: ExtractConfig) -> Peaks:
     """Detections of `difference` by `cfg.method`, in raster order, at most `cfg.max_candidates`.
 
-    Unusable pixels (core.dq) and pixels without a score are never peaks; a peak beside them is kept.
+    Unusable pixels (core.dq) and pixels without a score are never peaks; a peak beside them is kept. The planes are read by bands
+    of rows (but by the methods `sep` and `daofind`, which hold them whole).
     """
-    score = np.where(unusable(difference.dq) | ~np.isfinite(difference.score), np.float32(0), difference.score)
-    linear = np.where((score != 0) & np.isfinite(difference.flux), difference.flux / np.float32(blank_error(difference)), np.float32(0))
+    linear = Linear(difference)
     if cfg.method == "sep":
-        iy, ix, sign = _sep_positions(score, cfg)
+        iy, ix, sign = finders.sep_positions(difference, cfg.threshold)
     elif cfg.method == "daofind":
-        iy, ix, sign = _daofind_positions(difference, score, cfg)
+        iy, ix, sign = finders.daofind_positions(difference, cfg.threshold, psf_width(difference.psf_difference.stamp))
     else:
-        iy, ix, sign = _maxima(score, linear, cfg.threshold)
+        iy, ix, sign = _maxima(linear, cfg.threshold)
     x, y = _subpixel(linear, iy, ix, sign)
-    snr, strength = (np.abs(plane[iy, ix]).astype(np.float64) for plane in (score, linear))
+    snr, strength = (np.abs(values).astype(np.float64) for values in (pick(difference.score, iy, ix), linear.at(iy, ix)))
     found = Peaks(x, y, ix, iy, sign, snr, strength)
     if cfg.method == "peaks":
         found = _strongest(found, _CROWD * cfg.max_candidates)
         found = found.take(_distinct(found, linear, difference, cfg))
     found = _strongest(found, cfg.max_candidates)
     return found.take(np.lexsort((found.sign, found.ix, found.iy)))
+
+
+class Linear:
+    """The linear matched filter T, float32: 0 where a pixel is unusable, has no score or no flux. Read where it is asked for."""
+
+    def __init__(self, difference: Difference) -> None:
+        self.difference = difference
+        self.shape = difference.score.shape
+        self.scale = np.float32(1.0 / blank_error(difference))
+
+    def at(self, iy: Pixels, ix: Pixels) -> FloatImage:
+        """T at pixels inside the image."""
+        product = self.difference
+        return self._masked(*(pick(plane, iy, ix) for plane in (product.flux, product.score, product.dq)))
+
+    def about(self, iy: Pixels, ix: Pixels, half: int) -> FloatImage:
+        """T in stamps (n, 2 half + 1, 2 half + 1) about pixels; 0 outside the image."""
+        product = self.difference
+        return self._masked(*(stamps(plane, iy, ix, half, outside=0) for plane in (product.flux, product.score, product.dq)))
+
+    def _masked(self, flux: NDArray[Any], score: NDArray[Any], dq: NDArray[Any]) -> FloatImage:
+        known = ~unusable(dq) & np.isfinite(score) & (score != 0) & np.isfinite(flux)
+        return np.where(known, flux, np.float32(0)) * self.scale
 
 
 def _strongest(peaks: Peaks, limit: int) -> Peaks:
@@ -108,34 +135,53 @@ def _by_strength(peaks: Peaks) -> NDArray[np.int64]:
     return np.lexsort((peaks.ix, peaks.iy, -peaks.strength))
 
 
-def _maxima(score: FloatImage, linear: FloatImage, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def _maxima(linear: Linear, threshold: float) -> tuple[Pixels, Pixels, Pixels]:
     """Pixels of |S_corr| beyond the threshold whose T no such neighbour of the 8 exceeds in the pixel's own sign.
 
-    Of equal neighbours the first in raster order is taken.
+    Of equal neighbours the first in raster order is taken. Only pixels beyond the threshold are looked at again: they are
+    scattered onto a band of zeros, compared with what lies beside them, and taken off it.
     """
-    iy, ix = np.nonzero(np.abs(score) >= threshold)
-    sign = np.where(score[iy, ix] > 0, 1, -1)
-    strength = linear[iy, ix] * sign
-    padded = np.zeros((score.shape[0] + 2, score.shape[1] + 2), dtype=np.float32)
-    padded[iy + 1, ix + 1] = linear[iy, ix]
-    top = strength > 0
-    for dy, dx in _NEIGHBOURS:
-        beside = padded[iy + 1 + dy, ix + 1 + dx] * sign
-        top &= (strength > beside) if (dy, dx) < (0, 0) else (strength >= beside)
-    return iy[top], ix[top], sign[top].astype(np.int64)
+    parts = [(np.zeros(0, dtype=np.int64),) * 3]
+    score, (ny, nx) = linear.difference.score, linear.shape
+    board = np.zeros(0, dtype=np.float32)
+    for rows in bands(linear.shape):
+        top, bottom = max(rows.start - 1, 0), min(rows.stop + 1, ny)  # a row of the neighbours on either side
+        flat = _beyond(window(score, slice(top, bottom)), threshold)
+        if not len(flat):
+            continue
+        row, ix = np.divmod(flat, nx)
+        values = linear.at(row + top, ix)
+        place = (row + 1) * (nx + 2) + ix + 1  # on the board, which has a rim of one pixel
+        if len(board) < (bottom - top + 2) * (nx + 2):
+            board = np.zeros((bottom - top + 2) * (nx + 2), dtype=np.float32)
+        board[place] = values
+        sign = np.where(values > 0, 1, -1).astype(np.int64)
+        strength = np.abs(values)
+        peak = (strength > 0) & (row + top >= rows.start) & (row + top < rows.stop)
+        peak &= sign == np.where(pick(score, row + top, ix) > 0, 1, -1)  # T must have the score's sign
+        for dy, dx in _NEIGHBOURS:
+            beside = board[place + dy * (nx + 2) + dx] * sign
+            peak &= (strength > beside) if (dy, dx) < (0, 0) else (strength >= beside)
+        board[place] = 0
+        parts.append((row[peak] + top, ix[peak], sign[peak]))
+    iy, ix, sign = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return iy, ix, sign
 
 
-def _subpixel(
-    plane: FloatImage, iy: NDArray[np.int64], ix: NDArray[np.int64], sign: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _beyond(score: FloatImage, threshold: float) -> Pixels:
+    """Flat indices of the pixels of a band with |score| >= threshold; NaN is never beyond."""
+    flat = score.ravel()
+    return np.flatnonzero(np.abs(flat) >= np.float32(threshold))
+
+
+def _subpixel(linear: Linear, iy: Pixels, ix: Pixels, sign: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Vertex of the parabola through the peak and its two neighbours along x and along y, in the logarithm where all are positive.
 
     The logarithm makes it exact for a Gaussian profile. An axis with a neighbour outside or masked keeps the pixel's centre.
     """
-    padded = np.pad(plane, 1)
+    about = linear.about(iy, ix, 1).astype(np.float64) * sign[:, None, None]
 
-    def vertex(dy: int, dx: int) -> NDArray[np.float64]:
-        before, centre, after = (padded[iy + 1 + k * dy, ix + 1 + k * dx].astype(np.float64) * sign for k in (-1, 0, 1))
+    def vertex(before: NDArray[np.float64], centre: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
         positive = (before > 0) & (centre > 0) & (after > 0)
         known = (before != 0) & (after != 0)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -143,10 +189,10 @@ def _subpixel(
             shift = 0.5 * (high - low) / (2.0 * mid - low - high)
         return np.clip(np.where(known & np.isfinite(shift), shift, 0.0), -0.5, 0.5)
 
-    return ix + vertex(0, 1), iy + vertex(1, 0)
+    return ix + vertex(*about[:, 1, :].T), iy + vertex(*about[:, :, 1].T)
 
 
-def _distinct(peaks: Peaks, linear: FloatImage, difference: Difference, cfg: ExtractConfig) -> NDArray[np.int64]:
+def _distinct(peaks: Peaks, linear: Linear, difference: Difference, cfg: ExtractConfig) -> NDArray[np.int64]:
     """Rows of the peaks that are sources of their own, strongest first.
 
     A weaker peak j falls to a stronger one i of strength t_i when it has i's sign and is nearer than the separation or has no
@@ -172,17 +218,22 @@ def _distinct(peaks: Peaks, linear: FloatImage, difference: Difference, cfg: Ext
     falls = inside & (expected > 0) & (peaks.strength[weak] < cfg.threshold + expected)
     falls |= same & (distance < cfg.separation_fwhm * fwhm)
     near = np.flatnonzero(same & ~falls & (distance < cfg.saddle_fwhm * fwhm))
-    falls[near] = _saddle(peaks, linear, strong[near], weak[near]) > peaks.strength[weak[near]] - cfg.saddle_depth
+    if len(near):
+        falls[near] = _saddle(peaks, linear, strong[near], weak[near]) > peaks.strength[weak[near]] - cfg.saddle_depth
     return _greedy(order, strong[falls], weak[falls], rank)
 
 
-def _saddle(peaks: Peaks, linear: FloatImage, strong: NDArray[np.int64], weak: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The lowest T, in the peaks' sign, on the straight line between each pair; shape (pairs,)."""
-    if not len(strong):
-        return np.zeros(0)
+def _saddle(peaks: Peaks, linear: Linear, strong: Pixels, weak: Pixels) -> NDArray[np.float64]:
+    """The lowest T, in the peaks' sign, on the straight line between each pair, bilinear between pixels; shape (pairs,)."""
     x = peaks.ix[strong, None] + (peaks.ix[weak] - peaks.ix[strong])[:, None] * _SADDLE_STEPS
     y = peaks.iy[strong, None] + (peaks.iy[weak] - peaks.iy[strong])[:, None] * _SADDLE_STEPS
-    return np.asarray((map_coordinates(linear, [y, x], order=1) * peaks.sign[strong, None]).min(axis=1), dtype=np.float64)
+    left, low = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
+    right, high = np.minimum(left + 1, linear.shape[1] - 1), np.minimum(low + 1, linear.shape[0] - 1)
+    u, v = x - left, y - low
+    lower = linear.at(low, left) * (1 - u) + linear.at(low, right) * u
+    upper = linear.at(high, left) * (1 - u) + linear.at(high, right) * u
+    line = (lower * (1 - v) + upper * v) * peaks.sign[strong, None]
+    return np.asarray(line.min(axis=1), dtype=np.float64)
 
 
 def _greedy(order: NDArray[np.int64], strong: NDArray[np.int64], weak: NDArray[np.int64], rank: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -195,55 +246,3 @@ def _greedy(order: NDArray[np.int64], strong: NDArray[np.int64], weak: NDArray[n
         if stands[order[place]]:
             stands[felled] = False
     return order[stands[order]]
-
-
-def _sep_positions(score: FloatImage, cfg: ExtractConfig) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Peak pixels of the isophotes of S_corr and of -S_corr at the threshold, deblended by sep (Barbary 2016)."""
-    import sep
-
-    parts = []
-    for sign in (1, -1):
-        plane = np.ascontiguousarray(score * sign, dtype=np.float32)
-        found = sep.extract(plane, cfg.threshold, minarea=1, filter_kernel=None)
-        parts.append((found["ypeak"], found["xpeak"], np.full(len(found), sign)))
-    iy, ix, signs = (np.concatenate(column).astype(np.int64) for column in zip(*parts, strict=True))
-    return iy, ix, signs
-
-
-def _daofind_positions(
-    difference: Difference, score: FloatImage, cfg: ExtractConfig
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Pixels found by DAOFIND (Stetson 1987) in D over its pixel noise, both signs; its own matched filter, not S_corr, decides."""
-    import warnings
-
-    from photutils.detection import DAOStarFinder
-    from photutils.utils.exceptions import NoDetectionsWarning
-
-    stamp = difference.psf_difference.stamp
-    noise = difference.flux_err * np.sqrt(np.sum(np.square(stamp, dtype=np.float64)))
-    bad = (score == 0) | ~np.isfinite(difference.difference) | ~(noise > 0)
-    plane = np.divide(difference.difference, noise, out=np.zeros(noise.shape), where=~bad)
-    finder = DAOStarFinder(cfg.threshold, psf_width(stamp), sharpness_range=None, roundness_range=None)
-    parts = []
-    for sign in (1, -1):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NoDetectionsWarning)  # no source is an answer, not a fault
-            table = finder(plane * sign, mask=bad)
-        if table is not None:
-            parts.append(_snap(score * sign, np.asarray(table["y_centroid"]), np.asarray(table["x_centroid"]), sign))
-    if not parts:
-        return (np.zeros(0, dtype=np.int64),) * 3
-    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
-
-
-def _snap(plane: FloatImage, y: NDArray[np.float64], x: NDArray[np.float64], sign: int) -> tuple[NDArray[np.int64], ...]:
-    """The highest pixel of `plane` among the 3 x 3 about each position, each once and only where it is positive."""
-    iy, ix = np.rint(y).astype(np.int64), np.rint(x).astype(np.int64)
-    steps = [(0, 0), *_NEIGHBOURS]
-    rows = np.stack([np.clip(iy + dy, 0, plane.shape[0] - 1) for dy, _ in steps])
-    columns = np.stack([np.clip(ix + dx, 0, plane.shape[1] - 1) for _, dx in steps])
-    best = np.argmax(plane[rows, columns], axis=0)
-    every = np.arange(len(iy))
-    flat = np.unique(rows[best, every] * plane.shape[1] + columns[best, every])
-    flat = flat[plane.ravel()[flat] > 0]
-    return flat // plane.shape[1], flat % plane.shape[1], np.full(len(flat), sign, dtype=np.int64)

@@ -6,11 +6,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from astrid.candidates import planes
 from astrid.core.dq import DQ, unusable
 from astrid.core.errors import DataSetError
 from astrid.core.records import Difference
 
 STAMP_SIZE = 63  # px
+_GROUP = 256  # stamps that are judged together
 UNMEASURED = DQ.NOT_FINITE | DQ.NO_COVERAGE
 
 
@@ -25,13 +27,12 @@ def cut_stamps(difference: Difference, candidates: pd.DataFrame, size: int = STA
     """
     _check(difference, candidates, size)
     ix, iy = _pixels(candidates)
-    rows, columns, outside = _windows(ix, iy, size, difference.dq.shape)
-    dq = difference.dq[rows, columns]
+    dq = planes.stamps(difference.dq, iy, ix, size // 2, outside=int(DQ.NO_COVERAGE))
     sign = candidates["sign"].to_numpy().astype(np.float32)
-    planes = (difference.science, difference.reference, difference.difference)
-    stamps = np.stack([plane[rows, columns].astype(np.float32) for plane in planes], axis=1)
+    seen = (difference.science, difference.reference, difference.difference)
+    stamps = np.stack([planes.stamps(plane, iy, ix, size // 2, outside=np.nan).astype(np.float32, copy=False) for plane in seen], axis=1)
     stamps[:, 2] *= sign[:, None, None]
-    unmeasured = outside | ((dq & np.uint32(UNMEASURED)) != 0)
+    unmeasured = (dq & np.uint32(UNMEASURED)) != 0
     stamps[np.broadcast_to(unmeasured[:, None], stamps.shape)] = np.nan
     stamps[:, 2][unusable(dq)] = np.nan
     stamps[~np.isfinite(stamps)] = np.nan
@@ -44,12 +45,14 @@ def judge(
     """Which stamps of `size` px about the positions can be scored, bool (n,), and the reason of each that cannot ("" else)."""
     ny, nx = difference.dq.shape
     ix, iy = np.rint(x).astype(np.int64), np.rint(y).astype(np.int64)
-    rows, columns, outside = _windows(ix, iy, size, (ny, nx))
-    bits: NDArray[np.uint32] = difference.dq[rows, columns]
-    bits[outside] = 0  # a copy: rows and columns are index arrays
-    masked = np.asarray(np.mean(unusable(bits), axis=(1, 2)))
-    uncovered = np.asarray(np.mean((bits & np.uint32(DQ.NO_COVERAGE)) != 0, axis=(1, 2)))
-    leaves = np.asarray(outside.any(axis=(1, 2)))
+    half = size // 2
+    masked, uncovered = np.zeros(len(x)), np.zeros(len(x))
+    for first in range(0, len(x), _GROUP):
+        part = slice(first, first + _GROUP)
+        bits = planes.stamps(difference.dq, iy[part], ix[part], half, outside=0)
+        masked[part] = np.mean(unusable(bits), axis=(1, 2))
+        uncovered[part] = np.mean((bits & np.uint32(DQ.NO_COVERAGE)) != 0, axis=(1, 2))
+    leaves = (ix < half) | (iy < half) | (ix + half >= nx) | (iy + half >= ny)
     scorable = ~leaves & (masked <= max_masked)
     reasons = []
     for row in range(len(x)):
@@ -80,13 +83,3 @@ def _check(difference: Difference, candidates: pd.DataFrame, size: int) -> None:
 
 def _pixels(candidates: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return np.rint(candidates["x"].to_numpy(np.float64)).astype(np.int64), np.rint(candidates["y"].to_numpy(np.float64)).astype(np.int64)
-
-
-def _windows(
-    ix: NDArray[np.int64], iy: NDArray[np.int64], size: int, shape: tuple[int, ...]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Row and column numbers, clipped to the image, that broadcast to (n, size, size), and True where they were outside."""
-    reach = np.arange(size) - size // 2
-    rows, columns = (iy[:, None] + reach)[:, :, None], (ix[:, None] + reach)[:, None, :]
-    outside = (rows < 0) | (rows >= shape[0]) | (columns < 0) | (columns >= shape[1])
-    return rows.clip(0, shape[0] - 1), columns.clip(0, shape[1] - 1), outside

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects, label, map_coordinates
 
+from astrid.candidates.ghosts import on_ghost
+from astrid.candidates.host import Sources
 from astrid.candidates.measure import Features
 from astrid.candidates.peaks import Peaks, psf_fwhm
+from astrid.candidates.planes import pick
+from astrid.candidates.runs import Runs, regions, runs_of
 from astrid.config.schema.candidates import TagsConfig
 from astrid.core.dq import DQ, unusable
 from astrid.core.records import Difference
 
 _ANGLES = np.deg2rad(np.arange(0.0, 180.0, 1.0))  # of a line's normal in the Hough transform
 _CHANCE_SIGMA = 5.0  # Poisson sigma by which a bin of the Hough transform exceeds chance alignment in a crowded image
-_CONNECTED = np.ones((3, 3), dtype=int)
 
 
 def tag(
     difference: Difference,
     peaks: Peaks,
     features: Features,
-    star_distance: NDArray[np.float64],
-    star_flux: NDArray[np.float64],
+    sources: Sources,
+    star: tuple[NDArray[np.float64], NDArray[np.float64]],
     cfg: TagsConfig,
 ) -> list[list[str]]:
-    """The tags of each peak, in alphabetical order.
+    """The tags of each peak, in alphabetical order. `star`: distance and flux of the nearest bright star (host.star_distance).
 
     cosmic_ray  sharper than the PSF, by a factor and beyond the sharpness's own error
     hot_pixel   one pixel alone: no neighbour holds what the PSF demands; or a hot pixel in the core
@@ -35,12 +40,14 @@ def tag(
     trail       on a long thin connected region of the score, or on a filled line of candidates
     edge        close to the edge of the footprint, or in the detector's margin
     extended    wider than the PSF
+    ghost       on the reflection of a bright star, see `ghosts`
     """
     columns, bits = features.columns, features.core_bits
     fwhm = psf_fwhm(difference.psf_science)
     excess = (columns["sharpness"] - 1.0) / np.maximum(features.sharpness_err, np.finfo(np.float64).tiny)
     sharp = (columns["sharpness"] > cfg.cosmic_sharpness) & (excess > cfg.cosmic_sigma)
-    near_star = (star_distance < cfg.residual_fwhm * fwhm) & (np.abs(columns["flux"]) < cfg.residual_fraction * star_flux)
+    distance, star_flux = star
+    near_star = (distance < cfg.residual_fwhm * fwhm) & (np.abs(columns["flux"]) < cfg.residual_fraction * star_flux)
     limit = cfg.extended_ratio * (1.0 + cfg.extended_noise / np.maximum(peaks.strength, 1.0))
     wide = columns["fwhm"] > limit * features.psf_moment_fwhm
     marks = {
@@ -48,6 +55,7 @@ def tag(
         "dipole": columns["symmetry"] > cfg.dipole_symmetry,
         "edge": (columns["edge_distance"] < cfg.edge_distance) | _has(bits, DQ.EDGE),
         "extended": wide,
+        "ghost": on_ghost(difference, peaks, wide, sources, cfg),
         "hot_pixel": (sharp & (features.neighbour_ratio < cfg.hot_neighbour)) | _has(bits, DQ.HOT),
         "residual": near_star,
         "saturated": _has(bits, DQ.SATURATED | DQ.BLEED),
@@ -70,18 +78,25 @@ def on_long_region(difference: Difference, peaks: Peaks, cfg: TagsConfig) -> NDA
     on = np.zeros(len(peaks), dtype=bool)
     for sign in (1, -1):
         rows = np.flatnonzero(peaks.sign == sign)
-        regions, _ = label(difference.score * sign > cfg.trail_sigma, structure=_CONNECTED)  # NaN compares false
-        own = regions[peaks.iy[rows], peaks.ix[rows]]
-        boxes = find_objects(regions)
-        thin = [number for number in np.unique(own[own > 0]) if _is_trail(regions, boxes[number - 1], number, fwhm, cfg)]
+        runs = runs_of(difference.score, _beyond(sign, cfg.trail_sigma))
+        number = regions(runs, diagonal=True)
+        held = runs.find(peaks.iy[rows], peaks.ix[rows])
+        own = np.where(held >= 0, number[held], -1) if len(runs) else held
+        thin = [region for region in np.unique(own[own >= 0]) if _is_trail(runs.take(number == region), fwhm, cfg)]
         on[rows] = np.isin(own, thin)
     return on
 
 
-def _is_trail(regions: NDArray[np.int32], box: tuple[slice, slice], number: int, fwhm: float, cfg: TagsConfig) -> bool:
-    if np.hypot(box[0].stop - box[0].start, box[1].stop - box[1].start) < cfg.trail_length_fwhm * fwhm:
+def _beyond(sign: int, sigma: float) -> Callable[[NDArray[Any]], NDArray[np.bool_]]:
+    limit = np.float32(sign * sigma)
+    return (lambda band: band > limit) if sign > 0 else (lambda band: band < limit)  # NaN compares false
+
+
+def _is_trail(region: Runs, fwhm: float, cfg: TagsConfig) -> bool:
+    height, width = region.row.max() - region.row.min() + 1, region.stop.max() - region.start.min()
+    if np.hypot(height, width) < cfg.trail_length_fwhm * fwhm:
         return False
-    y, x = np.nonzero(regions[box] == number)
+    y, x, _ = region.pixels()
     covariance = np.cov(np.stack([x, y]).astype(np.float64))
     length = float(np.sqrt(12.0 * np.linalg.eigvalsh(covariance)[-1]))
     return length > cfg.trail_length_fwhm * fwhm and length > cfg.trail_elongation * len(x) / length
@@ -95,14 +110,13 @@ def on_line(difference: Difference, peaks: Peaks, cfg: TagsConfig) -> NDArray[np
     """
     on = np.zeros(len(peaks), dtype=bool)
     fwhm = psf_fwhm(difference.psf_science)
-    score = np.where(unusable(difference.dq), np.float32(np.nan), difference.score)
     for sign in (1, -1):
         rows = np.flatnonzero(peaks.sign == sign)
         if len(rows) < cfg.trail_members:
             continue
         for member in _hough_bins(peaks.x[rows], peaks.y[rows], fwhm, cfg.trail_members):
             line = rows[member]
-            if not on[line].all() and _filled_line(score * sign, peaks.x[line], peaks.y[line], fwhm, cfg):
+            if not on[line].all() and _filled_line(difference, sign, peaks.x[line], peaks.y[line], fwhm, cfg):
                 on[line] = True
     return on
 
@@ -121,13 +135,16 @@ def _hough_bins(x: NDArray[np.float64], y: NDArray[np.float64], width: float, me
     return [order[starts[bin_] : starts[bin_ + 1]] % len(x) for bin_ in ranked]
 
 
-def _filled_line(plane: NDArray[np.float32], x: NDArray[np.float64], y: NDArray[np.float64], fwhm: float, cfg: TagsConfig) -> bool:
+def _filled_line(difference: Difference, sign: int, x: NDArray[np.float64], y: NDArray[np.float64], fwhm: float, cfg: TagsConfig) -> bool:
     centre_x, centre_y = x.mean(), y.mean()
     _, _, axes = np.linalg.svd(np.column_stack([x - centre_x, y - centre_y]), full_matrices=False)
     along = (x - centre_x) * axes[0, 0] + (y - centre_y) * axes[0, 1]
     if np.ptp(along) < cfg.trail_length_fwhm * fwhm:
         return False
+    ny, nx = difference.score.shape
     steps = np.arange(along.min(), along.max() + 1.0)
-    values = map_coordinates(plane, [centre_y + steps * axes[0, 1], centre_x + steps * axes[0, 0]], order=0, mode="nearest")
-    known = np.isfinite(values)
+    iy = np.rint(centre_y + steps * axes[0, 1]).astype(np.int64).clip(0, ny - 1)
+    ix = np.rint(centre_x + steps * axes[0, 0]).astype(np.int64).clip(0, nx - 1)
+    values = pick(difference.score, iy, ix) * sign
+    known = np.isfinite(values) & ~unusable(pick(difference.dq, iy, ix))
     return bool(known.any() and np.mean(values[known] > cfg.trail_sigma) >= cfg.trail_fill)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +14,8 @@ from astrid.core.records import Calibrated, ExposureInfo
 
 if TYPE_CHECKING:
     from astropy.io import fits
+
+    from astrid.core.archive import Identity
 
 # Identity by header card, first found first; AstrID's own cards come first.
 _KEYS = {
@@ -25,6 +30,7 @@ _KEYS = {
 _MIDDLE = ("MJD-AVG", "MJD-MID", "EXPMID")
 _START = ("MJD-OBS", "MJD", "DATE-OBS")
 _REDUCED = ("OVERSCAN", "TRIM", "BIASCOR", "ZEROCOR", "FLATCOR")
+_EXTENSION = re.compile(r"^(?P<file>.+)\[(?P<hdu>[^\[\]]+)\]$")
 
 
 def load(
@@ -32,8 +38,10 @@ def load(
 ) -> Calibrated:
     """Read and calibrate one image.
 
-    An AstrID product (with SCI, VAR and DQ) is taken as it is, unless a companion is given. Another file is raw when it has an
-    overscan section (BIASSEC) and no card says that it is reduced; else it counts as calibrated by its archive.
+    An AstrID product (with SCI, VAR and DQ) is taken as it is, unless a companion is given. A calibrated product of a known mission
+    (see `io.missions`) is read with its own flags, noise and exposure map. Another file is raw when it has an overscan section
+    (BIASSEC) and no card says that it is reduced; else it counts as calibrated by its archive. "name.fits[2]" and "name.fits[SCI]"
+    name an extension; without it the first image is taken, and of several exposures of a mission the longest.
 
     Raises
     ------
@@ -43,15 +51,32 @@ def load(
     from astrid.imaging.calibrate import calibrate, raw_exposure
     from astrid.io.fits import is_calibrated_product, read_calibrated, read_frames
 
-    if psf is None and noise is None and mask is None and is_calibrated_product(path):
-        return read_calibrated(path)
-    frames = read_frames(path, psf=psf, noise=noise, mask=mask)
-    raw = bool(frames.header.get("BIASSEC")) and not any(frames.header.get(key) for key in _REDUCED)
-    info = identity(frames.header, name=_stem(path), role=role)
+    file, hdu = split_extension(path)
+    if psf is None and noise is None and mask is None and is_calibrated_product(file):
+        return read_calibrated(file)
+    frames = read_frames(file, hdu=hdu, psf=psf, noise=noise, mask=mask)
+    overscanned = bool(frames.header.get("BIASSEC")) or any(one.overscan is not None for one in frames.amplifiers)
+    raw = frames.archive is None and overscanned and not any(frames.header.get(key) for key in _REDUCED)
+    info = identity(frames.header, name=_stem(file) + (f"-{hdu}" if hdu else ""), role=role)
+    if frames.archive is not None:
+        info = of_mission(frames.archive.identity, info)
     try:
         return calibrate(raw_exposure(frames, info, calibrated=not raw), config)
     except AstridError as error:
         raise type(error)(f"{path.name}: {error}") from error
+
+
+def split_extension(path: Path) -> tuple[Path, str]:
+    """A file and the extension that its name asks for, "name.fits[2]"; empty where it asks for none."""
+    match = _EXTENSION.match(str(path))
+    return (path, "") if match is None or path.exists() else (Path(match["file"]), match["hdu"])
+
+
+def of_mission(known: Identity, info: ExposureInfo) -> ExposureInfo:
+    """An exposure's identity with what its mission says of it in place of what the generic cards say."""
+    words = {key: getattr(known, key) for key in ("survey", "instrument", "detector", "filter", "field_id", "unit") if getattr(known, key)}
+    numbers = {key: getattr(known, key) for key in ("mjd", "exptime") if math.isfinite(getattr(known, key))}
+    return replace(info, **words, **numbers)
 
 
 def identity(header: fits.Header, *, name: str, role: str) -> ExposureInfo:
@@ -83,6 +108,6 @@ def identity(header: fits.Header, *, name: str, role: str) -> ExposureInfo:
 
 def _stem(path: Path) -> str:
     name = path.name
-    for ending in (".gz", ".fz", ".fits", ".fit", ".fts"):
+    for ending in (".gz", ".fz", ".fits", ".fit", ".fts", ".img"):
         name = name.removesuffix(ending)
     return name

@@ -5,25 +5,15 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import numpy as np
-
 from astrid.commands.exposure import load
 from astrid.commands.paths import check_outputs
 from astrid.config.schema.calibrate import CalibrateConfig
 from astrid.config.schema.imaging import DifferenceConfig
 from astrid.core.errors import InputError
-from astrid.core.records import Calibrated, Difference, FloatImage, Psf
-from astrid.core.runtime import atomic_path
+from astrid.core.records import Calibrated, Difference, Psf
+from astrid.core.runtime import write_bytes
 
-_INCHES, _TITLE_INCHES, _DPI = 11.0, 0.6, 110
 _LABEL_WIDTH = 12  # characters, of the names in the printed summary
-_PANELS_HIGH = 0.9  # height of the panels over the figure's width, for a square image
-_SCENE_TICKS = (-3.0, 0.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)  # sigma above the sky
-_LINEAR_SIGMAS = 3.0  # sigma of the sky, where the scene's asinh scale turns from linear to logarithmic
-_BRIGHT_PERCENTILE = 99.9  # of the science pixels, white
-_SCORE_RANGE = 8.0  # sigma, of the score's grey scale
-_DIFFERENCE_RANGE = 6.0  # robust sigma, of the difference's grey scale
-_MAD_TO_SIGMA = 1.4826
 
 
 def subtract(
@@ -69,7 +59,10 @@ def subtract(
     print(_summary(new, old, product, seconds))
     print(f"difference -> {output}")
     if picture is not None:
-        draw(product, picture)
+        from astrid.evaluation.pairpage import pair_page
+        from astrid.evaluation.style import png_bytes
+
+        write_bytes(picture, png_bytes(pair_page(product)))
         print(f"picture -> {picture}")
 
 
@@ -111,58 +104,3 @@ def _summary(new: Calibrated, old: Calibrated, product: Difference, seconds: tup
         lines.append(f"gate          {q['q_reasons']}")
     lines.append("seconds       " + ", ".join(f"{n} {s:.2f}" for n, s in zip(("calibrate", "subtract", "write"), seconds, strict=True)))
     return "\n".join(lines)
-
-
-def draw(product: Difference, path: Path) -> None:
-    """Write a PNG of science, reference (both on one asinh scale), difference and score, with a colour bar each."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.colors import AsinhNorm, Normalize
-    from matplotlib.figure import Figure
-
-    ny, nx = product.score.shape
-    figure = Figure(figsize=(_INCHES, _PANELS_HIGH * _INCHES * ny / nx + _TITLE_INCHES), dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    new, old = product.info, product.reference_info
-    unit = new.unit or "image unit"
-    sky, noise = _sky(product.science)
-    steps = sky + noise * np.array(_SCENE_TICKS)
-    white = max(_bright(product.science), float(steps[2]))
-    scene, ticks = AsinhNorm(_LINEAR_SIGMAS * noise, float(steps[0]), white), steps[steps <= white]
-    spread = _DIFFERENCE_RANGE * _sky(product.difference)[1]
-    widths = [f"FWHM {psf.fwhm:.2f} px ({psf.method} PSF)" for psf in (product.psf_science, product.psf_reference)]
-    score = f"score, sky width {product.quality['q_score_std']:.2f}"
-    panels = (
-        (f"science, {widths[0]}", product.science, scene, "gray", f"{unit} (asinh)", ticks),
-        (f"reference, {widths[1]}", product.reference, scene, "gray", f"{unit} (asinh)", ticks),
-        ("proper difference", product.difference, Normalize(-spread, spread), "gray", unit, None),
-        (score, product.score, Normalize(-_SCORE_RANGE, _SCORE_RANGE), "RdBu_r", "S_corr, sigma", None),
-    )
-    for axes, (title, plane, norm, colours, label, marks) in zip(figure.subplots(2, 2, sharex=True, sharey=True).flat, panels, strict=True):
-        shown = axes.imshow(plane, origin="lower", cmap=colours, norm=norm, interpolation="nearest")
-        axes.set_title(title, fontsize=10)
-        axes.tick_params(labelsize=8)
-        axes.set_facecolor("tab:purple")  # what has no value
-        bar = figure.colorbar(shown, ax=axes, fraction=0.046, pad=0.02, extend="both")
-        if marks is not None:
-            bar.set_ticks(list(marks), labels=[f"{value:.2g}" for value in marks])
-            bar.minorticks_off()
-        bar.set_label(label, fontsize=8)
-        bar.ax.tick_params(labelsize=7)
-    figure.supxlabel("x, px", fontsize=9)
-    figure.supylabel("y, px", fontsize=9)
-    figure.suptitle(f"{new.exposure_id}  (MJD {new.mjd:.3f})\nminus  {old.exposure_id}  (MJD {old.mjd:.3f})", fontsize=9)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
-
-
-def _sky(plane: FloatImage) -> tuple[float, float]:
-    """Median and robust sigma of the finite pixels; (0, 1) where there is none or no spread."""
-    values = plane[np.isfinite(plane)]
-    if not values.size:
-        return 0.0, 1.0
-    level = float(np.median(values))
-    return level, float(_MAD_TO_SIGMA * np.median(np.abs(values - level))) or 1.0
-
-
-def _bright(plane: FloatImage) -> float:
-    return float(np.nanpercentile(plane, _BRIGHT_PERCENTILE)) if np.isfinite(plane).any() else 1.0

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from astrid.core.archive import Amplifier, Archive
+
 if TYPE_CHECKING:
     from astropy.io.fits import Header
     from astropy.wcs import WCS
@@ -50,6 +52,11 @@ class Frames:
     mask: NDArray[np.bool_] | None = None  # True = bad
     noise: FloatImage | None = None  # 1 sigma, in the image's unit
     psf: FloatImage | None = None
+    dark: FloatImage | None = None  # ADU, without its bias
+    dark_exptime: float = float("nan")  # s, of the master dark
+    variances: Mapping[str, FloatImage] = field(default_factory=dict)  # of the master frames "bias", "dark", "flat", their unit^2
+    amplifiers: tuple[Amplifier, ...] = ()  # empty = one channel; `wcs` counts from the data section of the first
+    archive: Archive | None = None  # what a mission's product says of itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +74,7 @@ class Psf:
     residual: float = float("nan")  # RMS of (star - model) / star's flux over the stamp's core
     terms: FloatImage | None = None  # (m, k, k), m = 2, 5, 9, ...; each sums to 0; None = the same everywhere
     frame: tuple[float, float, float] = (0.0, 0.0, 1.0)  # x0, y0, scale, px
+    quadrants: tuple[float, ...] = ()  # `residual` of the quadrants (low x low y, high x low y, low x high y, high x high y); NaN = no star
 
     def at(self, x: float, y: float) -> Psf:
         """The PSF at one position, as a constant one; `fwhm` stays that of the centre."""

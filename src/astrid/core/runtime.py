@@ -1,4 +1,4 @@
-"""Seeds, logging, progress, atomic files and the parallel map: how work runs, the same in every room."""
+"""Seeds, logging, progress and atomic files: how work runs, the same in every room."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ import errno
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,10 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from astrid.core.errors import AstridError, InputError
-from astrid.core.threads import hold_to_one_thread
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 log = logging.getLogger("astrid")
 
@@ -80,14 +74,14 @@ def exit_codes() -> Iterator[None]:
         raise SystemExit(AstridError.exit_code) from None
 
 
-def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
-    """Yield the items with a progress bar on a terminal, and with a plain line now and then elsewhere."""
+def track(items: Iterable[Item], description: str, total: int | None = None, *, unit: str = "items") -> Iterator[Item]:
+    """Yield the items with a progress bar on a terminal, and with a plain line now and then elsewhere.
+
+    Either tells how many `unit` a minute there are and, where the total is known, the time left.
+    """
     count = total if total is not None else len(items) if isinstance(items, Sequence) else None
     if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import track as rich_track
-
-        yield from rich_track(items, description=description, total=count, console=Console(stderr=True))
+        yield from _bar(items, description, count, unit)
         return
     start = last = time.monotonic()
     done = 0
@@ -97,63 +91,36 @@ def track(items: Iterable[Item], description: str, total: int | None = None) -> 
         now = time.monotonic()
         if now - last >= _REPORT_SECONDS:
             last = now
-            log.info("%s: %d%s done, %.0f s", description, done, f" of {count}" if count else "", now - start)
-    log.info("%s: %d done in %.1f s", description, done, time.monotonic() - start)
+            log.info("%s", progress_line(description, done, count, now - start, unit))
+    log.info("%s: %d %s done in %.1f s", description, done, unit, time.monotonic() - start)
+
+
+def progress_line(description: str, done: int, count: int | None, seconds: float, unit: str) -> str:
+    """How far a run is: "difference: 40 of 210 pairs, 58.2 a minute, 2.9 min left"."""
+    rate = 60.0 * done / max(seconds, 1e-3)
+    left = f", {(count - done) / rate:.1f} min left" if count and done else ""
+    return f"{description}: {done}{f' of {count}' if count else ''} {unit}, {rate:.1f} a minute{left}"
+
+
+def _bar(items: Iterable[Item], description: str, count: int | None, unit: str) -> Iterator[Item]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(description, total=count, rate="")
+        start = time.monotonic()
+        for done, item in enumerate(items, 1):
+            yield item
+            minutes = max(time.monotonic() - start, 1e-3) / 60
+            progress.update(task, completed=done, rate=f"{done / minutes:.0f} {unit} a minute")
 
 
 def worker_count(requested: int) -> int:
     """Processes to use: `requested`, or every core this process may run on when it is 0."""
     return requested if requested > 0 else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def parallel_map(
-    function: Callable[[Item], Result], items: Sequence[Item], *, workers: int, description: str
-) -> Iterator[tuple[Item, Result]]:
-    """Apply a picklable function to the items over processes and yield (item, result) as each is done.
-
-    At most two items a worker are in flight, so memory is bounded by the workers and not by the items. The order of the
-    results is that of completion. An exception of `function` reaches the caller; Ctrl-C cancels what has not begun.
-    Raises `AstridError` when a worker was killed from outside.
-    """
-    hold_to_one_thread()
-    count = min(worker_count(workers), max(1, len(items)))
-    if count == 1:
-        yield from track(((item, function(item)) for item in items), description, total=len(items))
-        return
-    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_parent) as pool:
-        try:
-            yield from track(_in_flight(pool, function, items, 2 * count), description, total=len(items))
-        except BrokenProcessPool:
-            raise AstridError(
-                f"{description}: a worker process was killed, most often for want of memory; set compute.workers below {count} and "
-                "run the same command again."
-            ) from None
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _leave_interrupts_to_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _in_flight(
-    pool: ProcessPoolExecutor, function: Callable[[Item], Result], items: Sequence[Item], limit: int
-) -> Iterator[tuple[Item, Result]]:
-    waiting: dict[Future[Result], Item] = {}
-    queue = iter(items)
-    exhausted = False
-    while waiting or not exhausted:
-        while not exhausted and len(waiting) < limit:
-            try:
-                item = next(queue)
-            except StopIteration:
-                exhausted = True
-                break
-            waiting[pool.submit(function, item)] = item
-        done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-        for future in done:
-            yield waiting.pop(future), future.result()
 
 
 @contextmanager
@@ -176,6 +143,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -122,6 +122,11 @@ def render_alerts(context: Mapping[str, Any]) -> str:
     return str(_templates().get_template("alerts.html.j2").render(**context))
 
 
+def render_pairs(context: Mapping[str, Any]) -> str:
+    """The page of subtracted pairs from the context of `evaluation.pairs.pairs_context`."""
+    return str(_templates().get_template("pairs.html.j2").render(**context))
+
+
 @cache
 def _templates() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined

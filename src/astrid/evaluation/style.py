@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec
@@ -25,6 +26,8 @@ INK = "#1B2330"
 MUTED = "#5B6573"
 GRID = "#E6E9EE"
 DPI = 150
+
+_ALONE = threading.RLock()  # matplotlib's settings are the process's, not the thread's
 
 _RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -63,7 +66,7 @@ def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
 
     @wraps(draw)
     def inner(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
-        with matplotlib.rc_context(_RC):
+        with _ALONE, matplotlib.rc_context(_RC):
             return draw(*args, **kwargs)
 
     return inner
@@ -79,6 +82,6 @@ def new_figure(width: float, height: float) -> Figure:
 def png_bytes(figure: Figure) -> bytes:
     """The figure as PNG, the same bytes for the same figure: neither a date nor a version is written."""
     buffer = io.BytesIO()
-    with matplotlib.rc_context(_RC):
-        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    with _ALONE, matplotlib.rc_context(_RC):
+        figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

@@ -15,6 +15,8 @@ from astrid.core.records import FloatImage
 
 _SMOOTHING = 1.5  # px, sigma of the Gaussian under which faint wings stand out
 _MAD_TO_SIGMA = 1.4826
+# SExtractor's estimator clips at 3 sigma of what is left: the RMS s of what stays solves s^2 = 1 - 2 c phi(c) / (2 Phi(c) - 1), c = 3 s.
+_CLIPPED = 0.9850
 _CAP = 20.0  # sigma; brighter pixels are held at it, so that one cosmic ray does not smear into a disc
 
 
@@ -57,7 +59,7 @@ def measure_background(data: FloatImage, mask: NDArray[np.bool_], config: Backgr
         hidden = mask | sources
     _check(hidden, config)
     sky = _mesh(sep, image, hidden, config)
-    level, rms = sky.back(dtype=np.float32), sky.rms(dtype=np.float32)
+    level, rms = sky.back(dtype=np.float32), sky.rms(dtype=np.float32) / np.float32(_CLIPPED)
     free = ~hidden
     return Background(level, rms, sources, float(np.median(level[free])), float(np.median(rms[free])))
 

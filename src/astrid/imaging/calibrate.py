@@ -11,20 +11,23 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from astrid.config.schema.calibrate import BackgroundConfig, CalibrateConfig, GivenPsfConfig
+from astrid.core.archive import NAN, Amplifier, Archive, Section
 from astrid.core.dq import DQ, unusable
 from astrid.core.errors import ImagingError
 from astrid.core.records import Calibrated, DQImage, ExposureInfo, FloatImage, Frames, Psf
+from astrid.imaging.archive import Working, archive_gain, archive_variance, counting_variance, open_archive
 from astrid.imaging.background import Background, measure_background
 from astrid.imaging.cosmics import sharp_edges, sharper_than_stars
-from astrid.imaging.detector import Readout, edge_flags, parse_section, reduce_readout, saturation_flags
-from astrid.imaging.psf import estimate_psf, given_psf
+from astrid.imaging.counts import FAINT_SMOOTHING, is_counting, mean_background
+from astrid.imaging.detector import Readout, configured_amplifiers, parse_section, reduce_readout
+from astrid.imaging.exposure import psf_and_sources
+from astrid.imaging.psf import given_psf
 from astrid.imaging.sizes import FWHM_PER_SIGMA
 from astrid.imaging.stars import find_stars
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
 
-NAN = float("nan")
 _GAIN_KEYS = ("GAIN", "EGAIN", "CCDGAIN", "GAINA", "ARAWGAIN")
 _NOISE_KEYS = ("RDNOISE", "READNOIS", "READNOISE", "RDNOISEA")
 _SATURATION_KEYS = ("SATURATE", "SATURATA", "SATLEVEL")
@@ -45,11 +48,9 @@ _DONE_KEYS = (
     "FLATFILE",
 )
 _NOT_DONE = (None, False, "", "F", "NO", "NONE", "OMIT", "SKIPPED")
-_BLANK_BLOCK = 3  # px, exact zeros of a float image in blocks of this side are outside the footprint
 _BLUNT_SHARE = 0.2  # of all stars must be without a sharp edge, or the edges are the stars' own
 _PSF_CENTRED = 0.02  # px, a given PSF nearer to the centre than this is left as it is
 _CENTROID_ROUNDS = 10
-_GAIN_SIGMA = 3.0  # sigma above the sky of the pixels that tell the gain of a noise image
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,26 +64,19 @@ class RawExposure:
     gain: float = NAN  # electron/ADU when raw, else electrons a unit
     read_noise: float = NAN  # electron
     saturation: float = NAN  # in the unit of `data`
-    trim: tuple[slice, slice] | None = None
-    overscan: tuple[slice, slice] | None = None
+    trim: Section | None = None
+    overscan: Section | None = None
     bias: FloatImage | None = None
     flat: FloatImage | None = None
     mask: NDArray[np.bool_] | None = None
     noise: FloatImage | None = None  # 1 sigma, in the unit of `data`
     psf: FloatImage | None = None
     done: tuple[str, ...] = ()  # what the header says was already applied
-
-
-@dataclass(frozen=True, eq=False)
-class _Working:
-    """A trimmed image with its sky, between the detector and the sky."""
-
-    data: FloatImage
-    variance: FloatImage | None  # None = not known yet
-    dq: DQImage
-    wcs: WCS
-    applied: tuple[str, ...]
-    numbers: Mapping[str, Any] = field(default_factory=dict)
+    dark: FloatImage | None = None  # ADU, without its bias
+    dark_exptime: float = NAN  # s
+    variances: Mapping[str, FloatImage] = field(default_factory=dict)  # of the master frames
+    amplifiers: tuple[Amplifier, ...] = ()  # empty = one; `wcs` counts from the data section of the first
+    archive: Archive | None = None  # what a mission's product says of itself
 
 
 def raw_exposure(
@@ -90,12 +84,14 @@ def raw_exposure(
 ) -> RawExposure:
     """Join what was read with who it is; numbers that are NaN are taken from the header where it has them.
 
-    The header's gain is taken for an archive-calibrated image only when its unit is a count.
+    The header's gain is taken for an archive-calibrated image only when its unit is a count, and never for a known mission's
+    product, which brings its own.
     """
     header = frames.header
     shape = (frames.data.shape[0], frames.data.shape[1])
-    countable = not calibrated or info.unit.strip().lower() in _COUNT_UNITS
-    sections = {} if calibrated else {key: str(header[key]) for key in ("TRIMSEC", "BIASSEC") if header.get(key)}
+    countable = frames.archive is None and (not calibrated or info.unit.strip().lower() in _COUNT_UNITS)
+    several = not calibrated and bool(frames.amplifiers)
+    sections = {} if calibrated or several else {key: str(header[key]) for key in ("TRIMSEC", "BIASSEC") if header.get(key)}
     return RawExposure(
         data=frames.data,
         wcs=frames.wcs,
@@ -111,16 +107,23 @@ def raw_exposure(
         mask=frames.mask,
         noise=frames.noise,
         psf=frames.psf,
-        done=tuple(key for key in _DONE_KEYS if key in header and header[key] not in _NOT_DONE),
+        done=frames.archive.done if frames.archive else tuple(key for key in _DONE_KEYS if key in header and header[key] not in _NOT_DONE),
+        dark=frames.dark,
+        dark_exptime=frames.dark_exptime,
+        variances=frames.variances,
+        amplifiers=frames.amplifiers if several else (),
+        archive=frames.archive,
     )
 
 
 def calibrate(raw: RawExposure, config: CalibrateConfig) -> Calibrated:
     """Calibrate one exposure.
 
-    A raw one passes overscan, trim, bias, gain, flat and cosmic rays; its unit becomes the electron. An archive-calibrated one
-    keeps its unit; its variance is the square of the given noise image, or V = rms_sky^2 + max(data - sky, 0) / gain with the
-    second term only where the gain is known. Then sky, variance, DQ and PSF are the same for both.
+    A raw one passes overscan, trim, bias, dark, gain, flat and cosmic rays; its unit becomes the electron. An archive-calibrated one
+    keeps its unit; its variance is the square of the given noise image, that of its archive, or V = rms_sky^2 + (data - sky) / gain
+    with the second term only where the gain is known. Neither clips the measured counts, which would bias the mean of the
+    variance, but where photons are few (see `imaging.counts`) sky and variance are expectations. Then sky, variance, DQ and PSF
+    are the same for both.
 
     Returns
     -------
@@ -133,92 +136,100 @@ def calibrate(raw: RawExposure, config: CalibrateConfig) -> Calibrated:
     ImagingError
         A frame does not fit, a needed number is unknown, or more than `max_unusable_fraction` of the pixels is unusable.
     """
-    working = _open_archive(raw, config) if raw.calibrated else _open_raw(raw, config)
+    working = _opened_archive(raw, config) if raw.calibrated else _open_raw(raw, config)
     _refuse_unusable(working.dq, config)
-    background = measure_background(working.data, unusable(working.dq), config.background)
+    working, background = _sky_and_variance(working, raw, config)
     variance = working.variance
-    if variance is None:
-        variance = _archive_variance(working.data, background, raw.gain)
+    assert variance is not None
+    assert working.wcs is not None
     searched = config.cosmics.apply_to == "every" or (config.cosmics.apply_to == "raw" and not raw.calibrated)
     dq, applied = working.dq, list(working.applied)
-    if searched:
+    if searched and not working.counting:
         dq = _with_cosmics(working.data, variance, dq, background, raw, config)
         applied.append("cosmics")
     sky, data = _subtract_sky(working.data, background, raw, config.background)
     applied.append(f"sky ({'mesh' if not raw.calibrated else config.background.archive_sky})")
     data = np.where((dq & np.uint32(DQ.NOT_FINITE | DQ.NO_COVERAGE)) != 0, np.float32(0), data)
     _refuse_unusable(dq, config)
-    psf = _psf(data, variance, dq, raw, config)
-    gain = 1.0 if not raw.calibrated else _archive_gain(data, variance, dq, raw)
+    given = None if raw.psf is None else prepare_psf(raw.psf, config.given_psf)
+    psf, sources = psf_and_sources(data, variance, dq, given, config.psf)
+    gain = archive_gain(data, variance, dq, working) if raw.calibrated else 1.0
     info = raw.info if raw.calibrated else replace(raw.info, unit="electron")
     numbers = {**working.numbers, **_counts(dq), "noise_ratio": _noise_ratio(background, variance, dq)}
     meta = {"applied": ", ".join(applied), "header_applied": ", ".join(raw.done), **numbers}
-    return Calibrated(data, variance, dq, working.wcs, info, psf, sky, background.median_rms, gain, meta)
+    return Calibrated(data, variance, dq, working.wcs, info, psf, sky, background.median_rms, gain, sources=sources, meta=meta)
 
 
-def _open_raw(raw: RawExposure, config: CalibrateConfig) -> _Working:
-    readout = Readout(raw.data, raw.gain, raw.read_noise, raw.saturation, raw.trim, raw.overscan, raw.bias, raw.flat, raw.mask)
+def _open_raw(raw: RawExposure, config: CalibrateConfig) -> Working:
+    shape = (raw.data.shape[0], raw.data.shape[1])
+    amplifiers = raw.amplifiers or configured_amplifiers(shape, config.detector)
+    readout = Readout(
+        raw.data, raw.gain, raw.read_noise, raw.saturation, raw.trim, raw.overscan, raw.bias, raw.flat, raw.mask,
+        raw.dark, raw.info.exptime, raw.dark_exptime, raw.variances, amplifiers,
+    )  # fmt: skip
     reduced = reduce_readout(readout, config.detector)
-    wcs = raw.wcs if raw.trim is None else raw.wcs[raw.trim]
-    numbers = {"overscan_level": reduced.overscan_level, "read_noise": reduced.read_noise, "raw_gain": raw.gain}
-    return _Working(reduced.data, reduced.variance, reduced.dq, wcs, reduced.applied, numbers)
+    wcs = _first_amplifier(raw.wcs, amplifiers[0]) if amplifiers else raw.wcs if raw.trim is None else raw.wcs[raw.trim]
+    gains = [amplifier.gain for amplifier in amplifiers if np.isfinite(amplifier.gain)]
+    numbers = {
+        "overscan_level": reduced.overscan_level,
+        "read_noise": reduced.read_noise,
+        "raw_gain": float(np.median(gains)) if gains else raw.gain,
+    }
+    return Working(reduced.data, reduced.variance, reduced.dq, wcs, reduced.applied, numbers, gain=1.0, response=reduced.response)
 
 
-def _open_archive(raw: RawExposure, config: CalibrateConfig) -> _Working:
-    dq = edge_flags((raw.data.shape[0], raw.data.shape[1]), config.detector) | saturation_flags(raw.data, raw.saturation, config.detector)
-    finite = np.isfinite(raw.data)
-    dq[~finite] |= np.uint32(DQ.NOT_FINITE)
-    dq[_blank(raw.data)] |= np.uint32(DQ.NO_COVERAGE)
-    if raw.mask is not None:
-        _same_shape(raw.mask, raw.data, "mask")
-        dq[raw.mask] |= np.uint32(DQ.BAD)
-    applied = [name for name, frame in (("given mask", raw.mask), ("given noise", raw.noise), ("given PSF", raw.psf)) if frame is not None]
-    variance = None
-    if raw.noise is not None:
-        _same_shape(raw.noise, raw.data, "noise image")
-        known = np.isfinite(raw.noise) & (raw.noise > 0)
-        if not known.any():
-            raise ImagingError("the noise image has no positive finite pixel; give another or leave it out.")
-        dq[~known] |= np.uint32(DQ.BAD)
-        variance = np.where(known, raw.noise, np.median(raw.noise[known])).astype(np.float32) ** 2
-    filled = np.where(finite, raw.data, np.median(raw.data[finite])).astype(np.float32)
-    return _Working(filled, variance, dq, raw.wcs, tuple(applied))
+def _first_amplifier(wcs: WCS, first: Amplifier) -> WCS:
+    """A WCS that counts in the raw frame, moved so that the first amplifier's pixels stand at their place."""
+    moved = wcs.deepcopy()
+    shift = np.array([first.place[axis].start - first.data[axis].start for axis in (1, 0)], dtype=float)
+    moved.wcs.crpix = moved.wcs.crpix + shift
+    if moved.sip is not None:
+        from astropy.wcs import Sip
+
+        moved.sip = Sip(moved.sip.a, moved.sip.b, moved.sip.ap, moved.sip.bp, moved.wcs.crpix)
+    return moved
 
 
-def _same_shape(frame: NDArray[Any], data: FloatImage, what: str) -> None:
-    if frame.shape != data.shape:
-        raise ImagingError(f"the {what} has shape {frame.shape} but its image {data.shape}; give the one that belongs to it.")
+def _opened_archive(raw: RawExposure, config: CalibrateConfig) -> Working:
+    working = open_archive(raw.data, raw.archive, raw.noise, raw.mask, raw.gain, raw.saturation, config)
+    applied = (*working.applied, "given PSF") if raw.psf is not None else working.applied
+    counting = working.counting or (raw.archive is None and raw.noise is None and _few_whole_counts(raw, config))
+    gain = 1.0 if counting and not working.has_gain else working.gain
+    return replace(working, wcs=raw.wcs, applied=applied, counting=counting, gain=gain)
 
 
-def _blank(data: FloatImage) -> NDArray[np.bool_]:
-    """Blocks of exact zeros in an image that is not of integers: nothing was drizzled or stacked there."""
-    zero = data == 0
-    if not zero.any() or np.all(np.mod(data[np.isfinite(data)], 1) == 0):
-        return np.zeros(data.shape, bool)
-    blank: NDArray[np.bool_] = ndimage.binary_opening(zero, np.ones((_BLANK_BLOCK, _BLANK_BLOCK), bool))
-    return blank
+def _few_whole_counts(raw: RawExposure, config: CalibrateConfig) -> bool:
+    finite = raw.data[np.isfinite(raw.data)]
+    return is_counting(raw.data, raw.info.unit) and float(finite.mean()) < config.counts.few
 
 
-def _archive_variance(data: FloatImage, background: Background, gain: float) -> FloatImage:
-    variance = background.rms.astype(np.float32) ** 2
-    if np.isfinite(gain) and gain > 0:
-        variance = variance + np.maximum(data - background.level, 0) / np.float32(gain)
-    return np.maximum(variance, np.finfo(np.float32).tiny)
+def _sky_and_variance(working: Working, raw: RawExposure, config: CalibrateConfig) -> tuple[Working, Background]:
+    """The sky, and the variance where it is not known yet; as expectations where photons are few."""
+    hidden = unusable(working.dq)
+    if working.counting:
+        variance, background = counting_variance(working, hidden, config)
+        return replace(working, variance=variance, applied=(*working.applied, "Poisson variance")), background
+    background = measure_background(working.data, hidden, config.background)
+    if working.variance is None:
+        return replace(working, variance=archive_variance(working, background, hidden, config)), background
+    if not raw.calibrated and float(np.median(working.variance)) < config.counts.few:
+        background = mean_background(working.data, background, hidden, config.background, config.counts)
+        return replace(working, variance=_modelled(working, background)), background
+    return working, background
 
 
-def _archive_gain(data: FloatImage, variance: FloatImage, dq: DQImage, raw: RawExposure) -> float:
-    """Electrons a unit: given, or from the slope of the noise image's variance over the flux; infinite where unknown."""
-    if np.isfinite(raw.gain) and raw.gain > 0:
-        return float(raw.gain)
-    if raw.noise is None:
-        return float("inf")
-    free = ~unusable(dq)
-    blank = float(np.median(variance[free]))
-    bright = free & (data > _GAIN_SIGMA * np.sqrt(blank))
-    if not bright.any():
-        return float("inf")
-    slope = float(np.median((variance[bright] - blank) / data[bright]))
-    return 1.0 / slope if slope > 0 else float("inf")
+def _modelled(working: Working, background: Background) -> FloatImage:
+    """The variance of a raw image of few electrons, with the expected electrons of sky and sources in the measured ones' place.
+
+    With e the electrons over the flat f, V holds e / f for the photons: V + (expected - e) / f.
+    """
+    assert working.variance is not None
+    smooth = ndimage.gaussian_filter(working.data - background.level, FAINT_SMOOTHING)
+    expected = background.level + np.where(background.sources, np.maximum(smooth, 0.0), 0.0)
+    response = np.float32(1.0) if working.response is None else working.response
+    least = (float(working.numbers["read_noise"]) / response) ** 2
+    modelled: FloatImage = np.maximum(working.variance + (expected - working.data) / response, np.maximum(least, np.finfo(np.float32).tiny))
+    return modelled.astype(np.float32)
 
 
 def _with_cosmics(
@@ -254,10 +265,6 @@ def _subtract_sky(data: FloatImage, background: Background, raw: RawExposure, co
     if config.archive_sky == "constant":
         return background.median, data - np.float32(background.median)
     return 0.0, data
-
-
-def _psf(data: FloatImage, variance: FloatImage, dq: DQImage, raw: RawExposure, config: CalibrateConfig) -> Psf:
-    return estimate_psf(data, variance, dq, config.psf) if raw.psf is None else prepare_psf(raw.psf, config.given_psf)
 
 
 def prepare_psf(stamp: FloatImage, config: GivenPsfConfig) -> Psf:

@@ -45,7 +45,7 @@ def inject(image: Calibrated, positions: NDArray[np.float64], fluxes: NDArray[np
     if len(positions) != len(fluxes) or not (np.isfinite(positions).all() and np.isfinite(fluxes).all()):
         raise ImagingError(f"{len(positions)} positions and {len(fluxes)} fluxes were given; give one finite flux a position.")
     data, variance, dq = image.data.copy(), image.variance.copy(), image.dq.copy()
-    profile = profile_of(image.psf)
+    constant = profile_of(image.psf) if image.psf.terms is None else None
     half = (image.psf.stamp.shape[0] - 1) // 2
     ny, nx = data.shape
     for (x, y), flux in zip(positions, fluxes, strict=True):
@@ -54,6 +54,7 @@ def inject(image: Calibrated, positions: NDArray[np.float64], fluxes: NDArray[np
         if r0 >= r1 or c0 >= c1:
             continue
         dy, dx = np.meshgrid(np.arange(r0, r1) - y, np.arange(c0, c1) - x, indexing="ij")
+        profile = constant or profile_of(image.psf.at(x, y))
         electrons = np.maximum(profile(dy, dx), 0.0) * abs(flux) * image.gain
         drawn = np.sign(flux) * rng.poisson(electrons) / image.gain
         data[r0:r1, c0:c1] += drawn.astype(np.float32)

@@ -1,71 +1,71 @@
-"""The whole subtraction of a pair: stars, PSFs, registration, resampling, flux scale, proper subtraction, quality."""
+"""The whole subtraction of a pair: both exposures measured, matched, subtracted tile by tile, levelled, judged."""
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from astrid.config.schema.imaging import DifferenceConfig, ScoreConfig
-from astrid.core.dq import DQ, UNUSABLE, unusable
-from astrid.core.errors import ImagingError, NoOverlapError, TooFewStarsError
-from astrid.core.records import Calibrated, Difference, DQImage, FloatImage, Psf
-from astrid.imaging.astrometry import Points, Registration, refine
-from astrid.imaging.fluxscale import FluxScale, flux_scale, header_scale
-from astrid.imaging.profile import StarFit
-from astrid.imaging.psf import estimate_psf, given_psf, refit_stars
-from astrid.imaging.quality import PairQuality, ScoreStatistics, blank_sky, gate, score_statistics, star_residuals
-from astrid.imaging.resample import Resampled, fill_local, interpolation_response, map_psf, to_grid
-from astrid.imaging.sizes import FWHM_PER_SIGMA
-from astrid.imaging.stars import StarFlag, find_stars, usable_pixels
-from astrid.imaging.zogy import Side, Subtraction, score_weight, shift_level, subtract
+from astrid.core.dq import unusable
+from astrid.core.errors import ImagingError, NoOverlapError
+from astrid.core.records import Calibrated, Difference, FloatImage, Psf
+from astrid.imaging.exposure import clipped_median, measure
+from astrid.imaging.plan import Plan, over_field, plan_pair, reference_psf
+from astrid.imaging.quality import BRIGHT_SNR, PairQuality, ScoreStatistics, gate, score_statistics
+from astrid.imaging.subtraction import TileResult, subtract_tiles
+from astrid.imaging.tiles import Tile
+from astrid.imaging.zogy import engine
 
-_SHARE = 1.0 / np.sqrt(2.0)  # of a relative scatter, that each image of the pair brings to the variance
-_WEIGHT_SIDE = 64  # frequencies a side, for the weight of the interpolation's response
-_MAD = 1.4826  # median absolute deviation -> sigma of a Gaussian
-_SAMPLE = 200_000  # pixels that a robust level is taken from
-_EXTENDED_CAUSES = DQ.SATURATED | DQ.BLEED | DQ.NO_COVERAGE
+_SAMPLE = 1_000_000  # px of the blank sky that level and width are taken from
+_PLANES = ("reference", "difference", "score", "flux", "flux_err")
 
 
-@dataclass(frozen=True, eq=False)
-class _Measured:
-    """One exposure with its PSF and its sources, in its own pixels."""
+class Allocate(Protocol):
+    """Makes a plane of zeros of a shape and type: `numpy.zeros`, or one that puts large planes on disk (`io.planes.Scratch`)."""
 
-    image: Calibrated
-    good: NDArray[np.bool_]
-    psf: Psf
-    sources: NDArray[Any]  # everything that was found
-    stars: NDArray[Any]  # the star-like ones among them
-    fit: StarFit  # PSF fit of `stars`
-    points: Points  # what registration matches
+    def __call__(self, shape: tuple[int, int], dtype: Any, /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class _Sky:
+    """What the blank sky of the whole pair says."""
+
+    level: float  # of the difference, unit of science
+    raw: ScoreStatistics  # of the score with that level taken off
+    factor: float  # that the score is divided by
+    final: ScoreStatistics
 
 
 @dataclass(frozen=True, eq=False)
-class _Aligned:
-    """The pair on the science grid and on the science flux scale."""
+class _Note:
+    """What is kept of a tile once its core is in the planes."""
 
-    reference: FloatImage
-    variance: FloatImage
-    psf: Psf
-    scale: FluxScale
-    offset: float
-    response: float
+    tile: Tile
+    gain: float  # what a level of 1 in the difference is in the flux
+    psfs: tuple[FloatImage, FloatImage, FloatImage] | None  # science, reference, difference; None where nothing is usable
+    covered: int  # px with reference data
+    masked: int  # px without evidence
+    difference: FloatImage  # a sample of the blank sky, with the score and the flux's error there
+    score: FloatImage
+    flux_err: FloatImage
 
 
-def subtract_pair(science: Calibrated, reference: Calibrated, cfg: DifferenceConfig) -> Difference:
-    """Align a reference to a science exposure and subtract it properly.
+def subtract_pair(science: Calibrated, reference: Calibrated, cfg: DifferenceConfig, *, allocate: Allocate = np.zeros) -> Difference:
+    """Align a reference to a science exposure and subtract it properly, in tiles: memory does not grow with the planes on disk.
 
     Parameters
     ----------
     science, reference
         Calibrated, sky-subtracted exposures of the same instrument and filter, each on its own grid; a `psf` of None is
-        estimated from the image's stars.
+        estimated from the image's stars, and `sources` of None are found.
     cfg
         The section `imaging.difference`.
+    allocate
+        Makes the product's planes.
 
     Returns
     -------
@@ -83,23 +83,45 @@ def subtract_pair(science: Calibrated, reference: Calibrated, cfg: DifferenceCon
         limits when the gate is fatal.
     """
     _check_pair(science, reference, cfg)
-    new, old = _measure(science, cfg), _measure(reference, cfg)
-    registration = refine(new.points, old.points, science.wcs, reference.wcs, _shape(science), cfg.registration)
-    resampled = to_grid(reference.data, reference.variance, reference.dq, registration.mapping, _shape(science), cfg.resample)
-    if resampled.overlap < cfg.min_overlap:
+    least = cfg.registration.min_affine
+    plan = plan_pair(measure(science, cfg.psf, min_stars=least), measure(reference, cfg.psf, min_stars=least), cfg)
+    planes: dict[str, Any] = {name: allocate(plan.new.shape, np.float32) for name in _PLANES}
+    planes["dq"] = allocate(plan.new.shape, np.uint32)
+    subtract = engine(cfg.tiles.backend, cfg.tiles.device)
+    step = max(1, int(np.sqrt(plan.new.shape[0] * plan.new.shape[1] / _SAMPLE)))
+    notes = [_keep(planes, result, step) for batch in _batches(plan.tiles, cfg) for result in subtract_tiles(plan, batch, subtract)]
+    if all(note.psfs is None for note in notes):
         raise NoOverlapError(
-            f"{reference.info.exposure_id} covers {resampled.overlap:.1%} of {science.info.exposure_id}, less than "
-            f"imaging.difference.min_overlap = {cfg.min_overlap:.1%}; choose another reference."
+            f"{science.info.exposure_id} and {reference.info.exposure_id} share no usable pixel; check their masks and coordinates."
         )
-    aligned = _align(new, old, registration, resampled, cfg)
-    dq = _union(science, new.good, resampled.dq)
-    subtraction, aligned = _level_background(_subtract(new, aligned, registration, dq, cfg.score), aligned, ~unusable(dq))
-    grown = _grow(dq, max(new.psf.fwhm, aligned.psf.fwhm), cfg.score)
-    return _deliver(new, old, registration, resampled, aligned, subtraction, grown, cfg)
+    sky = _blank_sky(notes, cfg.score)
+    bright = _bright_stars(plan)
+    left = np.concatenate([_finish(planes, note, sky, bright) for note in notes])
+    quality = _quality(plan, notes, sky, left)
+    reasons = gate(quality, cfg.gate)
+    if reasons and cfg.gate.fatal:
+        raise ImagingError(
+            f"the pair {science.info.exposure_id} and {reference.info.exposure_id} is refused: {'; '.join(reasons)}; "
+            "use another reference, or set imaging.difference.gate.fatal=false."
+        )
+    psf_reference, psf_difference = _psfs(plan, notes)
+    return Difference(
+        science=science.data,
+        **planes,
+        psf_science=plan.new.psf,
+        psf_reference=psf_reference,
+        psf_difference=psf_difference,
+        wcs=science.wcs,
+        info=science.info,
+        reference_info=reference.info,
+        quality={**quality.scalars(), "q_reasons": "; ".join(reasons)},
+    )
 
 
-def _shape(image: Calibrated) -> tuple[int, int]:
-    return int(image.data.shape[0]), int(image.data.shape[1])
+def _batches(tiles: Sequence[Tile], cfg: DifferenceConfig) -> Iterator[Sequence[Tile]]:
+    size = cfg.tiles.batch if cfg.tiles.backend == "torch" else 1
+    for start in range(0, len(tiles), size):
+        yield tiles[start : start + size]
 
 
 def _check_pair(science: Calibrated, reference: Calibrated, cfg: DifferenceConfig) -> None:
@@ -111,206 +133,37 @@ def _check_pair(science: Calibrated, reference: Calibrated, cfg: DifferenceConfi
                 "imaging.difference.allow_cross_mission=true."
             )
     for image in (science, reference):
-        shapes = {image.data.shape, image.variance.shape, image.dq.shape}
+        shapes = {tuple(plane.shape) for plane in (image.data, image.variance, image.dq)}
         if len(shapes) != 1 or image.data.ndim != 2:
             raise ImagingError(f"the planes of {image.info.exposure_id} have the shapes {sorted(shapes)}; they must be one 2-D shape.")
 
 
-def _measure(image: Calibrated, cfg: DifferenceConfig) -> _Measured:
-    good = usable_pixels(image.data, image.variance, image.dq)
-    if not good.any():
-        raise ImagingError(f"{image.info.exposure_id} has no usable pixel of {good.size}; check its mask and calibration.")
-    psf = given_psf(image.psf.stamp) if image.psf is not None else None
-    if image.psf is not None and psf is not None:
-        psf = dataclasses.replace(psf, method=image.psf.method, n_stars=image.psf.n_stars, residual=image.psf.residual)
-    found = find_stars(image.data, image.variance, image.dq, cfg.psf.stars, psf=psf)
-    if psf is None:
-        psf = estimate_psf(image.data, image.variance, image.dq, cfg.psf, stars=found)
-    stars = found[found["flags"] == 0]
-    fit = refit_stars(image.data, image.variance, image.dq, stars, psf)
-    return _Measured(image, good, psf, found, stars, fit, _locate(found, stars, fit, cfg))
-
-
-def _locate(sources: NDArray[Any], stars: NDArray[Any], fit: StarFit, cfg: DifferenceConfig) -> Points:
-    """PSF-fit positions of the stars; where stars are too few, windowed centroids of every clean, compact source."""
-    good = fit.good
-    if good.sum() >= cfg.registration.min_affine:
-        return Points(fit.x[good], fit.y[good], np.hypot(fit.error_x, fit.error_y)[good] * _SHARE, fit.flux[good])
-    clean = (sources["flags"] & np.uint32(~StarFlag.NOT_STAR_LIKE & 0xFFFFFFFF)) == 0
-    chosen = sources[clean & (sources["elongation"] <= cfg.psf.stars.max_elongation)]
-    error = chosen["fwhm"] / FWHM_PER_SIGMA / chosen["snr"]
-    return Points(chosen["x"].astype(float), chosen["y"].astype(float), error, chosen["flux"].astype(float))
-
-
-def _align(new: _Measured, old: _Measured, registration: Registration, resampled: Resampled, cfg: DifferenceConfig) -> _Aligned:
-    """PSF, flux scale, background and noise of the resampled reference."""
-    science = new.image
-    psf = _reference_psf(new, old, registration, resampled, cfg)
-    scale = _flux_scale(new, old, resampled, psf, cfg)
-    ratio = np.float32(scale.ratio)
-    reference = resampled.data * ratio
-    variance = resampled.variance * ratio**2
-    both = new.good & ~unusable(resampled.dq)
-    if not both.any():
-        raise NoOverlapError(
-            f"{science.info.exposure_id} and {old.image.info.exposure_id} share no usable pixel; check their masks and coordinates."
-        )
-    offset = _level((reference - science.data)[both])
-    reference -= np.float32(offset)
-    sides = (
-        Side(science.data, science.variance, new.psf.stamp, _blank_rms(science.variance, both)),
-        Side(reference, variance, psf.stamp, _blank_rms(variance, both)),
-    )
-    weight = score_weight(sides[0], sides[1], _WEIGHT_SIDE)
-    response = interpolation_response(registration.mapping, _shape(science), weight, cfg.resample.order)
-    variance *= np.float32(response)
-    return _Aligned(reference, variance, psf, scale, offset, response)
-
-
-def _reference_psf(new: _Measured, old: _Measured, registration: Registration, resampled: Resampled, cfg: DifferenceConfig) -> Psf:
-    ny, nx = _shape(new.image)
-    mapped = map_psf(old.psf, registration.mapping.jacobian((nx - 1) / 2, (ny - 1) / 2))
-    if cfg.reference_psf == "mapped" or old.image.psf is not None or old.psf.method != "empirical":
-        return mapped
-    fresh = estimate_psf(resampled.data, resampled.variance, resampled.dq, cfg.psf, stars=new.sources)
-    return fresh if fresh.method == "empirical" else mapped
-
-
-def _flux_scale(new: _Measured, old: _Measured, resampled: Resampled, psf: Psf, cfg: DifferenceConfig) -> FluxScale:
-    """PSF fluxes of the science image's stars, there and in the resampled reference; the headers where stars are too few."""
-    stars = new.stars.copy()
-    stars["x"], stars["y"] = new.fit.x, new.fit.y
-    fit = refit_stars(resampled.data, resampled.variance, resampled.dq, stars, psf)
-    good = new.fit.good & fit.good
-    ours, theirs = (new.fit.flux, new.fit.error_flux), (fit.flux, fit.error_flux)
-    try:
-        return flux_scale(ours[0][good], ours[1][good], theirs[0][good], theirs[1][good], cfg.flux_scale)
-    except TooFewStarsError:
-        return header_scale(new.image.info, old.image.info, resampled.area_ratio)
-
-
-def _level(values: FloatImage) -> float:
-    """Clipped median of (at most 200 000 evenly spread) values."""
-    sample = values[:: max(1, len(values) // _SAMPLE)].astype(np.float64)
-    for _ in range(5):
-        middle = np.median(sample)
-        width = _MAD * np.median(np.abs(sample - middle))
-        kept = sample[np.abs(sample - middle) <= 3.0 * width]
-        if len(kept) == len(sample) or len(kept) == 0:
-            break
-        sample = kept
-    return float(np.median(sample))
-
-
-def _blank_rms(variance: FloatImage, good: NDArray[np.bool_]) -> float:
-    """Noise of the blank sky: the square root of the clipped median variance."""
-    return float(np.sqrt(_level(variance[good])))
-
-
-def _union(science: Calibrated, good: NDArray[np.bool_], reference_dq: DQImage) -> DQImage:
-    """Causes of both images; an unusable pixel without a cause gets NOT_FINITE."""
-    nameless = ~good & ((science.dq & np.uint32(UNUSABLE)) == 0)
-    return science.dq | reference_dq | np.where(nameless, np.uint32(DQ.NOT_FINITE), np.uint32(0))
-
-
-def _subtract(new: _Measured, aligned: _Aligned, registration: Registration, dq: DQImage, cfg: ScoreConfig) -> Subtraction:
-    """Fill what is masked in either image in both, with a variance that covers the fill, and subtract."""
-    good = ~unusable(dq)
-    shift = np.float32(_level(new.image.data[good]))
-    width = max(new.psf.fwhm, aligned.psf.fwhm) / FWHM_PER_SIGMA
-    astrometry = (registration.sigma_x * _SHARE, registration.sigma_y * _SHARE) if cfg.astrometric_term else (0.0, 0.0)
-    scatter = aligned.scale.scatter if cfg.photometric_term and np.isfinite(aligned.scale.scatter) else 0.0
-    sides = []
-    planes = ((new.image.data, new.image.variance, new.psf), (aligned.reference, aligned.variance, aligned.psf))
-    for data, variance, psf in planes:
-        filled = fill_local(data - shift, good, width)
-        noise = fill_local(variance, good, width)
-        sigma = _blank_rms(variance, good)
-        noise = np.where(good, noise, np.maximum(noise, np.float32(sigma**2)) + filled**2)
-        sides.append(Side(filled, noise, psf.stamp, sigma, astrometry=astrometry, photometry=scatter * _SHARE))
-    return subtract(sides[0], sides[1])
-
-
-def _level_background(result: Subtraction, aligned: _Aligned, good: NDArray[np.bool_]) -> tuple[Subtraction, _Aligned]:
-    """Bring the blank sky of D to zero: there, unlike in a plain difference, the stars' unequal wings do not bias the level."""
-    blank = blank_sky(result.variance_ratio, result.snr_science, good)
-    if not blank.any():
-        return result, aligned
-    level = _level(result.difference[blank])
-    excess = level / result.flux_difference
-    shifted = dataclasses.replace(aligned, reference=aligned.reference + np.float32(excess), offset=aligned.offset - excess)
-    return shift_level(result, level), shifted
-
-
-def _grow(dq: DQImage, fwhm: float, cfg: ScoreConfig) -> DQImage:
-    """Extended defects spread to their PSF-sized surroundings; pixels within the same reach of the border get EDGE."""
-    out = dq.copy()
-    reach = round(cfg.grow_fwhms * fwhm)
-    if reach == 0:
-        return out
-    masked = unusable(dq)
-    labels, count = ndimage.label(masked, structure=np.ones((3, 3)))
-    if count:
-        sizes = np.bincount(labels.ravel())
-        large = sizes >= cfg.extended_px
-        large[0] = False
-        core = large[labels] | ((dq & np.uint32(_EXTENDED_CAUSES)) != 0)
-        for bit in DQ:
-            if bit & UNUSABLE and (seed := core & ((dq & np.uint32(bit)) != 0)).any() and not seed.all():
-                near = ndimage.distance_transform_edt(~seed) <= reach
-                out[near] |= np.uint32(bit)
-    out[:reach] |= np.uint32(DQ.EDGE)
-    out[-reach:] |= np.uint32(DQ.EDGE)
-    out[:, :reach] |= np.uint32(DQ.EDGE)
-    out[:, -reach:] |= np.uint32(DQ.EDGE)
-    return out
-
-
-def _deliver(
-    new: _Measured,
-    old: _Measured,
-    registration: Registration,
-    resampled: Resampled,
-    aligned: _Aligned,
-    result: Subtraction,
-    dq: DQImage,
-    cfg: DifferenceConfig,
-) -> Difference:
-    """Score on its scale, masks into the planes, quality and gate."""
-    usable = ~unusable(dq)
-    blank = blank_sky(result.variance_ratio, result.snr_science, usable)
-    raw = score_statistics(result.score, blank)
-    factor = _renormalisation(raw, cfg.score)
-    score = np.where(usable, result.score / np.float32(factor), np.float32(0))
-    nan = np.float32(np.nan)
-    flux = np.where(usable, result.flux, nan)
-    left = star_residuals(score, flux, new.fit, new.stars["snr"])
-    final = score_statistics(score, blank)
-    quality = _quality(new, registration, resampled, aligned, dq, (raw, final, factor != 1.0), left)
-    reasons = gate(quality, cfg.gate)
-    if reasons and cfg.gate.fatal:
-        raise ImagingError(
-            f"the pair {new.image.info.exposure_id} and {old.image.info.exposure_id} is refused: {'; '.join(reasons)}; "
-            "use another reference, or set imaging.difference.gate.fatal=false."
-        )
-    covered = (resampled.dq & np.uint32(DQ.NO_COVERAGE)) == 0
-    psf = Psf(result.psf, new.psf.method, new.psf.n_stars)
-    return Difference(
-        science=new.image.data,
-        reference=np.where(covered, aligned.reference, nan),
-        difference=np.where(usable, result.difference / np.float32(result.flux_difference), nan),
+def _keep(planes: Mapping[str, Any], result: TileResult, step: int) -> _Note:
+    """Put the core of a tile into the planes and keep a sample of its blank sky."""
+    for name, plane in planes.items():
+        plane[result.tile.write] = getattr(result, name)
+    thin = result.blank[::step, ::step]
+    difference, score, flux_err = (getattr(result, name)[::step, ::step][thin] for name in ("difference", "score", "flux_err"))
+    return _Note(
+        tile=result.tile,
+        gain=result.gain,
+        psfs=result.psfs,
+        covered=int(np.count_nonzero(np.isfinite(result.reference))),
+        masked=int(np.count_nonzero(unusable(result.dq))),
+        difference=difference,
         score=score,
-        flux=flux,
-        flux_err=np.where(usable, result.flux_error * np.float32(factor), nan),
-        dq=dq,
-        psf_science=new.psf,
-        psf_reference=aligned.psf,
-        psf_difference=psf,
-        wcs=new.image.wcs,
-        info=new.image.info,
-        reference_info=old.image.info,
-        quality={**quality.scalars(), "q_reasons": "; ".join(reasons)},
+        flux_err=flux_err,
     )
+
+
+def _blank_sky(notes: Sequence[_Note], cfg: ScoreConfig) -> _Sky:
+    """Level of the difference and width of the score on blank sky: there the stars' wings do not bias the level."""
+    difference = np.concatenate([note.difference for note in notes])
+    level = clipped_median(difference) if len(difference) else 0.0
+    score = np.concatenate([note.score - np.float32(level * note.gain) / note.flux_err for note in notes]).astype(np.float32)
+    raw = score_statistics(score)
+    factor = _renormalisation(raw, cfg)
+    return _Sky(level, raw, factor, score_statistics(score * np.float32(1.0 / factor)))
 
 
 def _renormalisation(raw: ScoreStatistics, cfg: ScoreConfig) -> float:
@@ -322,17 +175,64 @@ def _renormalisation(raw: ScoreStatistics, cfg: ScoreConfig) -> float:
     return raw.std
 
 
-def _quality(
-    new: _Measured,
-    registration: Registration,
-    resampled: Resampled,
-    aligned: _Aligned,
-    dq: DQImage,
-    score: tuple[ScoreStatistics, ScoreStatistics, bool],
-    left: tuple[float, float],
-) -> PairQuality:
-    raw, final, renormalised = score
+def _bright_stars(plan: Plan) -> NDArray[np.float64]:
+    """(n, 3): nearest pixel x, y and flux of the stars whose residuals are reported."""
+    stars = plan.new.sources
+    stars = stars[stars["good"] & (stars["snr"] >= BRIGHT_SNR)]
+    return np.column_stack([np.round(stars["x_fit"]), np.round(stars["y_fit"]), stars["flux_fit"]])
+
+
+def _finish(planes: Mapping[str, Any], note: _Note, sky: _Sky, bright: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Bring a core to the level and scale of the whole and mask it; (m, 2) |flux left| / flux and |score| of its bright stars.
+
+    A level of the difference passes the matched filter as `gain` times itself, since P_D has unit sum.
+    """
+    core = note.tile.write
+    usable = ~unusable(np.asarray(planes["dq"][core]))
+    score, flux, error = (np.asarray(planes[name][core]) for name in ("score", "flux", "flux_err"))
+    shift, factor, nan = np.float32(sky.level * note.gain), np.float32(sky.factor), np.float32(np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        score = np.where(usable, (score - shift / error) / factor, np.float32(0))
+    flux = np.where(usable, flux - shift, nan)
+    planes["score"][core], planes["flux"][core] = score, flux
+    planes["flux_err"][core] = np.where(usable, error * factor, nan)
+    planes["difference"][core] = np.where(usable, np.asarray(planes["difference"][core]) - np.float32(sky.level), nan)
+    planes["reference"][core] = np.asarray(planes["reference"][core]) + np.float32(sky.level)
+    return _left(bright, core, score, flux)
+
+
+def _left(bright: NDArray[np.float64], core: tuple[slice, slice], score: FloatImage, flux: FloatImage) -> NDArray[np.float64]:
+    column, row = bright[:, 0] - core[1].start, bright[:, 1] - core[0].start
+    inside = (column >= 0) & (row >= 0) & (column < score.shape[1]) & (row < score.shape[0])
+    ix, iy = column[inside].astype(int), row[inside].astype(int)
+    left = np.c_[np.abs(flux[iy, ix]) / bright[inside, 2], np.abs(score[iy, ix])]
+    return np.asarray(left[np.isfinite(left[:, 0])])
+
+
+def _psfs(plan: Plan, notes: Sequence[_Note]) -> tuple[Psf, Psf]:
+    """PSFs of the resampled reference and of the difference, fitted over the field's tiles where either image's varies."""
+    known = [note for note in notes if note.psfs is not None]
+    new, old = plan.new.psf, plan.old.psf
+    ny, nx = plan.new.shape
+    frame = ((nx - 1) / 2, (ny - 1) / 2, max(nx, ny) / 2)
+    terms = max(0 if psf.terms is None else len(psf.terms) for psf in (new, old))
+    reference = reference_psf(old, plan.registration, frame[0], frame[1])
+    stamps = [np.stack([note.psfs[index] for note in known if note.psfs is not None]) for index in (1, 2)]
+    centres = np.array([note.tile.centre for note in known])
+    mapped = over_field(stamps[0], centres, frame, terms)
+    proper = over_field(stamps[1], centres, frame, terms)
+    return (
+        replace(reference, stamp=mapped.stamp, terms=mapped.terms, frame=frame),
+        Psf(proper.stamp, new.method, new.n_stars, terms=proper.terms, frame=frame),
+    )
+
+
+def _quality(plan: Plan, notes: Sequence[_Note], sky: _Sky, left: NDArray[np.float64]) -> PairQuality:
+    registration, scale = plan.registration, plan.scale
     corners = [value for value in registration.corners_px if np.isfinite(value)]
+    middle = reference_psf(plan.old.psf, registration, (plan.new.shape[1] - 1) / 2, (plan.new.shape[0] - 1) / 2)
+    pixels = plan.new.shape[0] * plan.new.shape[1]
+    residual, score = np.median(left, axis=0) if len(left) else (float("nan"), float("nan"))
     return PairQuality(
         registration_method=registration.method,
         registration_rms_px=registration.rms_px,
@@ -343,27 +243,29 @@ def _quality(
         registration_sigma_x_px=registration.sigma_x,
         registration_sigma_y_px=registration.sigma_y,
         n_matched=registration.n_matched,
-        flux_method=aligned.scale.method,
-        flux_ratio=aligned.scale.ratio,
-        flux_ratio_error=aligned.scale.error,
-        flux_scatter=aligned.scale.scatter,
-        n_flux_stars=aligned.scale.n_stars,
-        background_offset=aligned.offset,
-        noise_response=aligned.response,
-        fwhm_science=new.psf.fwhm,
-        fwhm_reference=aligned.psf.fwhm,
-        psf_method_science=new.psf.method,
-        psf_method_reference=aligned.psf.method,
-        psf_stars_science=new.psf.n_stars,
-        psf_stars_reference=aligned.psf.n_stars,
-        overlap=resampled.overlap,
-        masked_fraction=float(np.mean(unusable(dq))),
-        score_mean=final.mean,
-        score_std_raw=raw.std,
-        score_std=final.std,
-        score_renormalised=renormalised,
-        score_tail=final.tail,
-        n_blank=final.n,
-        star_residual=left[0],
-        star_score=left[1],
+        flux_method=scale.method,
+        flux_ratio=scale.ratio,
+        flux_ratio_error=scale.error,
+        flux_scatter=scale.scatter,
+        n_flux_stars=scale.n_stars,
+        background_offset=plan.level - plan.new.level - sky.level,
+        noise_response=plan.response,
+        fwhm_science=plan.new.psf.fwhm,
+        fwhm_reference=middle.fwhm,
+        psf_method_science=plan.new.psf.method,
+        psf_method_reference=plan.old.psf.method,
+        psf_stars_science=plan.new.psf.n_stars,
+        psf_stars_reference=plan.old.psf.n_stars,
+        psf_residual_science=plan.new.psf.residual,
+        psf_residual_reference=plan.old.psf.residual,
+        overlap=sum(note.covered for note in notes) / pixels,
+        masked_fraction=sum(note.masked for note in notes) / pixels,
+        score_mean=sky.final.mean,
+        score_std_raw=sky.raw.std,
+        score_std=sky.final.std,
+        score_renormalised=sky.factor != 1.0,
+        score_tail=sky.final.tail,
+        n_blank=sky.final.n,
+        star_residual=float(residual),
+        star_score=float(score),
     )

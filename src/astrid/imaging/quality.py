@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from astrid.config.schema.imaging import GateConfig
 from astrid.core.records import FloatImage
-from astrid.imaging.profile import StarFit
 
 _MAD = 1.4826  # median absolute deviation -> sigma of a Gaussian
 _BLANK_VARIANCE = 1.1  # blank sky: V(S) at most this many times its sky value ...
@@ -19,7 +18,7 @@ _BLANK_SNR = 5.0  # ... and the science scene below this many times the scene's 
 _HALF_NORMAL = 0.6745  # median of |x| for a Gaussian of unit width
 _MIN_BLANK = 1000  # px, fewer than this say nothing about the score's width
 _TAIL = 5.0  # sigma
-_BRIGHT_SNR = 100.0  # S/N of the stars whose residuals are reported
+BRIGHT_SNR = 100.0  # S/N of the stars whose residuals are reported
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,8 @@ class PairQuality:
     psf_method_reference: str
     psf_stars_science: int
     psf_stars_reference: int
+    psf_residual_science: float  # RMS of (star - model) / flux over the stars' cores
+    psf_residual_reference: float
     overlap: float  # fraction of the science pixels with reference data
     masked_fraction: float  # of the science pixels, in the difference
     score_mean: float  # on blank sky
@@ -83,27 +84,14 @@ def blank_sky(variance_ratio: FloatImage, snr_science: FloatImage, usable: NDArr
     return np.asarray(quiet & (snr_science < _BLANK_SNR * width))
 
 
-def score_statistics(score: FloatImage, blank: NDArray[np.bool_]) -> ScoreStatistics:
-    """Width of the score from its median absolute deviation; NaN with fewer than 1000 blank pixels."""
-    values = score[blank]
+def score_statistics(values: FloatImage) -> ScoreStatistics:
+    """Width of the score on blank sky from its median absolute deviation; NaN with fewer than 1000 values."""
     if len(values) < _MIN_BLANK:
         nan = float("nan")
         return ScoreStatistics(nan, nan, nan, len(values))
     mean = float(np.median(values))
     std = _MAD * float(np.median(np.abs(values - np.float32(mean))))
     return ScoreStatistics(mean, std, float(np.mean(np.abs(values) > _TAIL)), len(values))
-
-
-def star_residuals(score: FloatImage, flux: FloatImage, stars: StarFit, snr: NDArray[np.float64]) -> tuple[float, float]:
-    """(median |PSF flux left| / flux, median |score|) at the bright stars; NaN where there is none."""
-    ix, iy = np.round(stars.x).astype(int), np.round(stars.y).astype(int)
-    use = stars.good & (snr >= _BRIGHT_SNR) & (ix >= 0) & (iy >= 0) & (ix < score.shape[1]) & (iy < score.shape[0])
-    ix, iy, star_flux = ix[use], iy[use], stars.flux[use]
-    known = np.isfinite(flux[iy, ix])
-    if not known.any():
-        return float("nan"), float("nan")
-    left = np.abs(flux[iy, ix][known]) / star_flux[known]
-    return float(np.median(left)), float(np.median(np.abs(score[iy, ix][known])))
 
 
 def gate(quality: PairQuality, limits: GateConfig) -> list[str]:
@@ -123,5 +111,7 @@ def gate(quality: PairQuality, limits: GateConfig) -> list[str]:
     above(quality.score_std_raw, limits.max_score_std, "score width on blank sky")
     if quality.score_std_raw < limits.min_score_std:
         reasons.append(f"score width on blank sky {quality.score_std_raw:.3g} is below {limits.min_score_std:.3g}")
+    above(quality.score_tail, limits.max_score_tail, "fraction of the blank sky beyond 5 sigma")
+    above(quality.star_score, limits.max_star_score, "median score left on bright stars")
     above(quality.masked_fraction, limits.max_masked_fraction, "masked fraction")
     return reasons

@@ -17,6 +17,7 @@ Floats = NDArray[np.float64]
 
 FWHM_PER_SIGMA = float(2.0 * np.sqrt(2.0 * np.log(2.0)))
 _ROUNDS = 25  # of the window's size
+_SETTLED = 1e-3  # relative change of the variance, and px of the centre, that ends the rounds
 _CENTRE_STEP = 0.3  # px, the most the centre moves in one round
 _CHUNK = 256  # sources measured at once
 _WINDOW_SIGMAS = 3.0  # reach of a cutout in units of the largest sigma that it can measure
@@ -76,21 +77,31 @@ def _matched(
     inside = (rows >= 0) & (rows < ny) & (columns >= 0) & (columns < nx)
     at = (rows.clip(0, ny - 1), columns.clip(0, nx - 1))
     data = np.where(inside & ~mask[at], image[at], 0.0).astype(np.float64)
+    row, column = rows[:, :, 0].astype(float), columns[:, 0, :].astype(float)
     px, py = x.astype(float).copy(), y.astype(float).copy()
     low, high = bounds[0] ** 2, bounds[1] ** 2
     for _ in range(_ROUNDS):
-        dx, dy = columns - px[:, None, None], rows - py[:, None, None]
-        square = dx * dx + dy * dy
-        window = np.exp(square * (-0.5 / variance[:, None, None])) * data
-        total = window.sum(axis=(1, 2))
-        known = total > 0
-        total = np.where(known, total, 1.0)
-        moment = np.where(known, (window * square).sum(axis=(1, 2)) / (2.0 * total), variance / 2.0)
-        px += np.where(known, np.clip(2.0 * (window * dx).sum(axis=(1, 2)) / total, -_CENTRE_STEP, _CENTRE_STEP), 0.0)
-        py += np.where(known, np.clip(2.0 * (window * dy).sum(axis=(1, 2)) / total, -_CENTRE_STEP, _CENTRE_STEP), 0.0)
+        down, across = _window_moments(row - py[:, None], variance), _window_moments(column - px[:, None], variance)
+        sums = down @ data @ across.swapaxes(1, 2)  # (n, 3, 3): powers of dy, dx
+        known = sums[:, 0, 0] > 0
+        total = np.where(known, sums[:, 0, 0], 1.0)
+        moment = np.where(known, (sums[:, 2, 0] + sums[:, 0, 2]) / (2.0 * total), variance / 2.0)
+        step_x, step_y = (
+            np.where(known, np.clip(2.0 * first / total, -_CENTRE_STEP, _CENTRE_STEP), 0.0) for first in (sums[:, 0, 1], sums[:, 1, 0])
+        )
+        px, py = px + step_x, py + step_y
         freed = np.where(moment < variance, moment * variance / np.maximum(variance - moment, 1e-9), high)
+        before = variance
         variance = np.clip(np.sqrt(variance * np.clip(freed, low, high)), low, high)
+        if np.all(np.abs(variance - before) <= _SETTLED * before) and max(np.abs(step_x).max(), np.abs(step_y).max()) <= _SETTLED:
+            break
     return np.asarray(FWHM_PER_SIGMA * np.sqrt(variance))
+
+
+def _window_moments(offset: Floats, variance: Floats) -> Floats:
+    """(n, 3, k): a Gaussian window along one axis, times the powers 0, 1 and 2 of the offset."""
+    window = np.exp(offset * offset * (-0.5 / variance[:, None]))
+    return np.stack([window, window * offset, window * offset * offset], axis=1)
 
 
 def find_locus(size: Floats) -> Locus:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import dataclass
 from enum import IntFlag
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from astrid.config.schema.psf import StarsConfig
 from astrid.core.dq import unusable
@@ -20,6 +23,9 @@ _LEAST_FWHM = 0.9  # px, what is sharper fills less than a pixel: a cosmic ray o
 _APERTURE_SIGMAS = 4.0  # aperture radius in units of a source's RMS radius
 _PIXSTACK = 3_000_000  # active pixels that SEP may hold
 _APERTURE_NEIGHBOUR = 1e-3
+_DUPLICATE_PX = 1.0  # px, two sections' sources nearer than this are one
+
+Plane = Any  # (ny, nx) array, or an object with its `shape` that gives arrays when sliced by [rows, columns]
 
 STAR_DTYPE = np.dtype(
     [
@@ -52,15 +58,18 @@ def usable_pixels(data: FloatImage, variance: FloatImage, dq: DQImage) -> NDArra
     return good
 
 
-def find_stars(data: FloatImage, variance: FloatImage, dq: DQImage, config: StarsConfig, *, psf: Psf | None = None) -> NDArray[Any]:
+def find_stars(data: Plane, variance: Plane, dq: Plane, config: StarsConfig, *, psf: Psf | None = None) -> NDArray[Any]:
     """Find sources and mark the star-like ones.
+
+    An image larger than `config.section_px` is searched in overlapping sections, so that memory does not grow with it.
 
     Parameters
     ----------
     data, variance, dq
-        (ny, nx) sky-subtracted image, its variance and DQ plane.
+        (ny, nx) sky-subtracted image, its variance and DQ plane: arrays, or anything with a `shape` that gives arrays when it is
+        sliced by [rows, columns].
     config
-        Thresholds.
+        Thresholds and the size of a section.
     psf
         Where the PSF is known, stars are told by its size instead of by the smallest common one.
 
@@ -68,26 +77,87 @@ def find_stars(data: FloatImage, variance: FloatImage, dq: DQImage, config: Star
     -------
     Structured array of `STAR_DTYPE`, brightest first; `flags == 0` marks stars. Empty when nothing is found.
     """
+    parts = [_search(data, variance, dq, section, config) for section in _sections((data.shape[0], data.shape[1]), config)]
+    stars = np.concatenate(parts)
+    if len(stars) == 0:
+        return stars
+    if len(parts) > 1:
+        stars = _unique(stars)
+    _tell_stars(stars, config, psf)
+    order = np.lexsort((stars["x"], -stars["flux"], stars["flags"] != 0))
+    kept = stars[order][: config.max_stars * len(parts)]
+    return np.asarray(kept[np.argsort(-kept["flux"], kind="stable")])
+
+
+@dataclass(frozen=True)
+class _Section:
+    """A part of the image: what is read, and the part of it whose sources count."""
+
+    rows: slice
+    columns: slice
+    core_rows: slice
+    core_columns: slice
+    shape: tuple[int, int]  # of the whole image
+
+
+def _sections(shape: tuple[int, int], config: StarsConfig) -> list[_Section]:
+    (down, core_down), (across, core_across) = (_cuts(length, config) for length in shape)
+    return [
+        _Section(rows, columns, core_rows, core_columns, shape)
+        for rows, core_rows in zip(down, core_down, strict=True)
+        for columns, core_columns in zip(across, core_across, strict=True)
+    ]
+
+
+def _cuts(length: int, config: StarsConfig) -> tuple[list[slice], list[slice]]:
+    """Overlapping slices along one axis, and the cores that tile it."""
+    count = max(1, int(np.ceil(length / config.section_px)))
+    edges = np.linspace(0, length, count + 1).round().astype(int)
+    cores = [slice(int(low), int(high)) for low, high in itertools.pairwise(edges)]
+    return [slice(max(0, c.start - config.overlap_px), min(length, c.stop + config.overlap_px)) for c in cores], cores
+
+
+def _search(data: Plane, variance: Plane, dq: Plane, section: _Section, config: StarsConfig) -> NDArray[Any]:
+    """The measured sources of one section, in the image's coordinates."""
     import sep
 
-    good = usable_pixels(data, variance, dq)
+    at = (section.rows, section.columns)
+    values, noise = np.asarray(data[at]), np.asarray(variance[at])
+    good = usable_pixels(values, noise, np.asarray(dq[at]))
     if not good.any():
         return np.zeros(0, STAR_DTYPE)
-    image = np.ascontiguousarray(np.where(good, data, 0), dtype=np.float32)
-    error = np.sqrt(np.where(good, variance, 1), dtype=np.float32)
+    image = np.ascontiguousarray(np.where(good, values, 0), dtype=np.float32)
+    error = np.sqrt(np.where(good, noise, 1), dtype=np.float32)
     mask = ~good
     sep.set_extract_pixstack(max(_PIXSTACK, image.size // 4))
     found = sep.extract(image, config.threshold, err=error, mask=mask, minarea=config.min_pixels, filter_type="conv")
+    found = found[np.argsort(-found["flux"], kind="stable")][: 4 * config.max_stars]
     if len(found) == 0:
         return np.zeros(0, STAR_DTYPE)
-    found = found[np.argsort(-found["flux"], kind="stable")][: 4 * config.max_stars]
     stars = _measure(image, error, mask, found)
-    _flag(stars, found, mask, config)
-    _tell_stars(image, mask, stars, config, psf)
-    stars = stars[np.isfinite(stars["flux"]) & (stars["flux"] > 0)]
-    order = np.lexsort((stars["x"], -stars["flux"], stars["flags"] != 0))
-    kept = stars[order][: config.max_stars]
-    return np.asarray(kept[np.argsort(-kept["flux"], kind="stable")])
+    stars["fwhm"] = core_fwhm(image, mask, stars["x"].astype(float), stars["y"].astype(float), stars["fwhm"].astype(float))
+    stars["x"] += section.columns.start
+    stars["y"] += section.rows.start
+    _flag(stars, found, mask, section, config)
+    return np.asarray(stars[_within(stars, section) & np.isfinite(stars["flux"]) & (stars["flux"] > 0)])
+
+
+def _within(stars: NDArray[Any], section: _Section) -> NDArray[np.bool_]:
+    """True in the section's core and within the reach of a duplicate of it: the centroid may differ between sections."""
+    inside = np.ones(len(stars), bool)
+    for name, core, length in (("y", section.core_rows, section.shape[0]), ("x", section.core_columns, section.shape[1])):
+        low = -np.inf if core.start == 0 else core.start - 0.5 - _DUPLICATE_PX
+        high = np.inf if core.stop == length else core.stop - 0.5 + _DUPLICATE_PX
+        inside &= (stars[name] >= low) & (stars[name] < high)
+    return inside
+
+
+def _unique(stars: NDArray[Any]) -> NDArray[Any]:
+    """Without the second of two sources that two sections found at the same place."""
+    pairs = cKDTree(np.c_[stars["x"], stars["y"]]).query_pairs(_DUPLICATE_PX, output_type="ndarray")
+    keep = np.ones(len(stars), bool)
+    keep[pairs.max(axis=1)] = False
+    return stars[keep]
 
 
 def _measure(image: FloatImage, error: FloatImage, mask: NDArray[np.bool_], found: NDArray[Any]) -> NDArray[Any]:
@@ -109,26 +179,27 @@ def _measure(image: FloatImage, error: FloatImage, mask: NDArray[np.bool_], foun
     return stars
 
 
-def _flag(stars: NDArray[Any], found: NDArray[Any], mask: NDArray[np.bool_], config: StarsConfig) -> None:
+def _flag(stars: NDArray[Any], found: NDArray[Any], mask: NDArray[np.bool_], section: _Section, config: StarsConfig) -> None:
     import sep
 
     flags = np.zeros(len(stars), np.uint32)
     flags[stars["snr"] < config.min_snr] |= np.uint32(StarFlag.FAINT)
     flags[(found["flag"] & sep.OBJ_MERGED) != 0] |= np.uint32(StarFlag.BLENDED)
-    ny, nx = mask.shape
+    ny, nx = section.shape
     inside = (np.minimum(stars["x"], nx - 1 - stars["x"]) >= config.edge) & (np.minimum(stars["y"], ny - 1 - stars["y"]) >= config.edge)
     flags[~inside] |= np.uint32(StarFlag.EDGE)
-    holes, _, _ = sep.sum_circle(mask.astype(np.float32), stars["x"], stars["y"], stars["fwhm"], subpix=1)
+    holes, _, _ = sep.sum_circle(
+        mask.astype(np.float32), stars["x"] - section.columns.start, stars["y"] - section.rows.start, stars["fwhm"], subpix=1
+    )
     flags[holes > _APERTURE_NEIGHBOUR] |= np.uint32(StarFlag.MASKED)
     stars["flags"] = flags
 
 
-def _tell_stars(image: FloatImage, mask: NDArray[np.bool_], stars: NDArray[Any], config: StarsConfig, psf: Psf | None) -> None:
-    """Replace the half-light sizes by those of the cores and flag what lies off the stars' sequence.
+def _tell_stars(stars: NDArray[Any], config: StarsConfig, psf: Psf | None) -> None:
+    """Flag what lies off the stars' sequence.
 
     A known PSF decides where the sequence is more than the tolerance away from its size; otherwise the stars in the image do.
     """
-    stars["fwhm"] = core_fwhm(image, mask, stars["x"].astype(float), stars["y"].astype(float), stars["fwhm"].astype(float))
     locus = _sequence(stars, config)
     if psf is not None:
         centre = np.array([(psf.stamp.shape[0] - 1) / 2])

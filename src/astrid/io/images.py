@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,16 @@ from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS, FITSFixedWarning
 from numpy.typing import NDArray
 
+from astrid.core.archive import Archive, Identity
 from astrid.core.errors import InputError
 from astrid.core.records import FloatImage, Frames
+from astrid.core.runtime import log
+from astrid.io.amplifiers import mosaic, numbered_amplifiers
+from astrid.io.headers import header_number
+from astrid.io.missions import Companions, Mission, mission_of
+from astrid.io.missions._base import is_image
 
+COMPANIONS = ("bias", "dark", "flat", "mask", "noise", "variance", "exposure", "psf")  # files that may lie beside an exposure
 LEAST_SIZE = 16  # px a side: below it no PSF and no sky can be measured
 _BROKEN = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, zlib.error, VerifyError)
 # Cards of a primary header that speak of its own array, not of the exposure.
@@ -50,7 +58,10 @@ def read_image(path: Path, hdu: str = "") -> tuple[FloatImage, fits.Header]:
         The file is missing, truncated or not FITS, or the extension is absent, holds no image, only NaN, or one value.
     """
     array, header = _read_array(path, hdu)
-    data = array.astype(np.float32)
+    return _sky_image(array.astype(np.float32), path), header
+
+
+def _sky_image(data: FloatImage, path: Path) -> FloatImage:
     if min(data.shape) < LEAST_SIZE:
         raise InputError(f"{path} holds {_size(data.shape)} pixels and {LEAST_SIZE} x {LEAST_SIZE} are needed; give a sky image.")
     finite = np.isfinite(data)
@@ -59,7 +70,7 @@ def read_image(path: Path, hdu: str = "") -> tuple[FloatImage, fits.Header]:
     values = data[finite]
     if values.min() == values.max():
         raise InputError(f"{path} holds the one value {values[0]:g} in all {values.size} finite pixels; give another exposure.")
-    return data, header
+    return data
 
 
 def read_plane(path: Path, *, what: str, shape: tuple[int, int] | None = None, hdu: str = "") -> NDArray[Any]:
@@ -77,32 +88,190 @@ def read_plane(path: Path, *, what: str, shape: tuple[int, int] | None = None, h
     return array
 
 
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """One exposure of a file, as a survey's table needs it."""
+
+    hdu: str  # empty = the only or first image
+    header: fits.Header
+    wcs: WCS
+    shape: tuple[int, int]
+    identity: Identity | None  # None = of no known mission
+    siblings: Mapping[str, Path]  # companions that lie beside the file
+
+
+def list_exposures(path: Path, hdu: str = "") -> list[Listing]:
+    """Every exposure of a file: one an extension where its mission keeps them so, else the first image or the one named.
+
+    Raises `InputError` when the file is missing or broken, or an image of it cannot be used.
+    """
+    _must_exist(path)
+    with damage_as_errors(path), fits.open(path, memmap=False) as hdus:
+        mission = mission_of(hdus)
+        if mission is None:
+            data, header, _ = _generic(hdus, hdu, path)
+            wcs = celestial_wcs(header, source=str(path))
+            return [Listing(hdu, header, wcs, _sky_image(data, path).shape, None, {})]
+        headers = [one.header for one in hdus]
+        numbers = mission.images(headers) if not hdu else [_numbered(hdus, hdu, path)]
+        if not numbers:
+            raise InputError(f"{path} holds no exposure of {mission.name}; give a calibrated image.")
+        siblings = mission.siblings(path)
+        listings = []
+        for number in numbers:
+            header = _completed(headers[number], headers[0])
+            product = mission.read(hdus, number, header, Companions())
+            wcs = _cropped(celestial_wcs(header, source=str(path)), product.crop)
+            shape = _sky_image(product.data, path).shape
+            name = hdu if hdu else str(number) if len(numbers) > 1 else ""
+            listings.append(Listing(name, header, wcs, (shape[0], shape[1]), product.archive.identity, siblings))
+        return listings
+
+
 def read_frames(
     path: Path,
     *,
     hdu: str = "",
     bias: Path | None = None,
+    dark: Path | None = None,
     flat: Path | None = None,
     mask: Path | None = None,
     noise: Path | None = None,
+    variance: Path | None = None,
+    exposure: Path | None = None,
     psf: Path | None = None,
 ) -> Frames:
-    """Read an exposure with its companions; only what needs no trimming (noise image, PSF) is checked for its shape here."""
-    data, header = read_image(path, hdu)
-    wcs = celestial_wcs(header, source=str(path))
+    """Read an exposure with its companions; only what needs no trimming (noise image, PSF) is checked for its shape here.
+
+    A product of a known mission is read by it: its flags, noise, exposure and what was done are in `Frames.archive`, and companions
+    that lie beside it under the mission's names are found. Where it has several exposures and none is named, the longest is taken.
+    A raw frame may hold several amplifiers, in one image or in extensions of one detector.
+    """
+    given = {"mask": mask, "variance": variance, "exposure": exposure}
+    data, header, amplifiers, archive, crop = _read_exposure(path, hdu, {kind: name for kind, name in given.items() if name is not None})
+    wcs = _cropped(celestial_wcs(header, source=str(path)), crop)
     shape = (data.shape[0], data.shape[1])
-    flagged = None if mask is None else read_plane(mask, what="mask")
+    masters = {"bias": bias, "dark": dark, "flat": flat}
+    frames = {kind: _master(name, kind) for kind, name in masters.items() if name is not None}
+    used = archive is not None and archive.dq is not None and mask is not None
+    flagged = None if mask is None or used else read_plane(mask, what="mask")
+    sigma = None if noise is None else read_plane(noise, what="noise image", shape=shape).astype(np.float32)
+    if sigma is None and variance is not None and (archive is None or archive.variance is None):
+        squares = read_plane(variance, what="variance image", shape=shape).astype(np.float32)
+        sigma = np.sqrt(np.where(squares > 0, squares, 0))
+    if exposure is not None and archive is None:
+        raise InputError(f"{path} is of no known mission, so that the meaning of the exposure map {exposure} is unknown; leave it out.")
     return Frames(
         source=path.name,
         data=data,
         header=header,
         wcs=wcs,
-        bias=None if bias is None else read_plane(bias, what="master bias").astype(np.float32),
-        flat=None if flat is None else read_plane(flat, what="master flat").astype(np.float32),
         mask=None if flagged is None else ~np.isfinite(flagged) | (flagged != 0),
-        noise=None if noise is None else read_plane(noise, what="noise image", shape=shape).astype(np.float32),
+        noise=sigma,
         psf=None if psf is None else read_plane(psf, what="PSF").astype(np.float32),
+        dark_exptime=frames["dark"].exptime if "dark" in frames else float("nan"),
+        variances={kind: frame.variance for kind, frame in frames.items() if frame.variance is not None},
+        amplifiers=amplifiers,
+        archive=archive,
+        **{kind: frame.data for kind, frame in frames.items()},
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Master:
+    data: FloatImage
+    variance: FloatImage | None  # from an extension VAR, or the square of ERR or UNCERT
+    exptime: float
+
+
+def _master(path: Path, kind: str) -> _Master:
+    array, header = _read_array(path, "")
+    if not np.isfinite(array).any():
+        raise InputError(f"the master {kind} {path} holds no finite value; give another or leave it out.")
+    exptime = header_number(header, ("EXPTIME", "DARKTIME", "EXPOSURE"))
+    variance = None
+    with damage_as_errors(path), fits.open(path, memmap=False) as hdus:
+        for entry in hdus[1:]:
+            if entry.is_image and entry.data is not None and entry.data.shape == array.shape and entry.name in ("VAR", "ERR", "UNCERT"):
+                own = np.asarray(entry.data, dtype=np.float32)
+                variance = own if entry.name == "VAR" else own**2
+    return _Master(array.astype(np.float32), variance, float("nan") if exptime is None else exptime)
+
+
+def _read_exposure(path: Path, hdu: str, companions: Mapping[str, Path]) -> tuple[FloatImage, fits.Header, Any, Archive | None, Any]:
+    _must_exist(path)
+    with damage_as_errors(path), fits.open(path, memmap=False) as hdus:
+        mission = mission_of(hdus)
+        if mission is None:
+            data, header, amplifiers = _generic(hdus, hdu, path)
+            return _sky_image(data, path), header, amplifiers, None, None
+        headers = [one.header for one in hdus]
+        number = _numbered(hdus, hdu, path) if hdu else _longest(mission, headers, path)
+        header = _completed(headers[number], headers[0])
+        beside = {**mission.siblings(path), **{kind: name for kind, name in companions.items() if kind in mission.beside}}
+        planes, cards = {}, {}
+        for kind, name in beside.items():
+            planes[kind], cards[kind] = _companion_plane(name, kind, mission, headers[number], number)
+        product = mission.read(hdus, number, header, Companions(planes, cards))
+        for what, plane in (
+            ("exposure map", product.archive.exposure),
+            ("variance image", product.archive.variance),
+            ("mask", product.archive.dq),
+        ):
+            if plane is not None and plane.shape != product.data.shape:
+                raise InputError(
+                    f"the {what} of {path} has {_size(plane.shape)} pixels but its image has {_size(product.data.shape)}; give its own."
+                )
+        return _sky_image(product.data, path), header, (), product.archive, product.crop
+
+
+def _companion_plane(path: Path, kind: str, mission: Mission, header: fits.Header, number: int) -> tuple[NDArray[Any], fits.Header]:
+    _must_exist(path)
+    with damage_as_errors(path), fits.open(path, memmap=False) as hdus:
+        headers = [one.header for one in hdus]
+        index = mission.extension(header, number, headers)
+        if not is_image(headers[index]):
+            raise InputError(f"the {kind} file {path} holds no image; give another or leave it out.")
+        array = _plane(np.asarray(hdus[index].data), path)
+        return array.astype(array.dtype.newbyteorder("="), copy=False), _completed(headers[index], headers[0])
+
+
+def _longest(mission: Mission, headers: Sequence[fits.Header], path: Path) -> int:
+    numbers = mission.images(headers)
+    if not numbers:
+        raise InputError(f"{path} holds no exposure of {mission.name}; give a calibrated image.")
+    if len(numbers) == 1:
+        return numbers[0]
+    seconds = [mission.identity(_completed(headers[number], headers[0])).exptime for number in numbers]
+    chosen = numbers[int(np.argmax(np.nan_to_num(seconds)))]
+    log.info(
+        "%s holds %d exposures; the longest is taken, HDU %d (%s)", path.name, len(numbers), chosen, headers[chosen].get("EXTNAME", "")
+    )
+    return chosen
+
+
+def _generic(hdus: fits.HDUList, hdu: str, path: Path) -> tuple[FloatImage, fits.Header, tuple[Any, ...]]:
+    chosen = _choose(hdus, hdu, path)
+    joined = mosaic(hdus, next(number for number, entry in enumerate(hdus) if entry is chosen))
+    if joined is not None:
+        return joined.data.astype(np.float32), _completed(joined.header, hdus[0].header), joined.amplifiers
+    array = _plane(np.asarray(chosen.data), path)
+    header = _completed(chosen.header, hdus[0].header)
+    return array.astype(array.dtype.newbyteorder("="), copy=False).astype(np.float32), header, numbered_amplifiers(header)
+
+
+def _numbered(hdus: fits.HDUList, hdu: str, path: Path) -> int:
+    chosen = _choose(hdus, hdu, path)
+    return next(number for number, entry in enumerate(hdus) if entry is chosen)
+
+
+def _cropped(wcs: WCS, crop: Any) -> WCS:
+    return wcs if crop is None else wcs[crop]
+
+
+def _must_exist(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"{path} is a folder; name a FITS file." if path.is_dir() else f"{path} does not exist; correct the path.")
 
 
 def celestial_wcs(header: fits.Header, *, source: str) -> WCS:
@@ -133,8 +302,7 @@ def quiet_wcs() -> Iterator[None]:
 
 
 def _read_array(path: Path, hdu: str) -> tuple[NDArray[Any], fits.Header]:
-    if not path.is_file():
-        raise InputError(f"{path} is a folder; name a FITS file." if path.is_dir() else f"{path} does not exist; correct the path.")
+    _must_exist(path)
     with damage_as_errors(path):
         with fits.open(path, memmap=False) as hdus:
             chosen = _choose(hdus, hdu, path)

@@ -95,6 +95,9 @@ EXPOSURES = Table(
         ("mask_path", "str", "", "bad-pixel mask (non-zero = bad), relative; empty = none"),
         ("noise_path", "str", "", "1-sigma noise image in the image's unit, relative; empty = estimate it"),
         ("psf_path", "str", "", "PSF stamp, relative; empty = estimate it"),
+        ("dark_path", "str", "", "master dark without its bias, with its exposure time, relative; empty = none"),
+        ("variance_path", "str", "", "variance image in the image's unit squared, relative; empty = none"),
+        ("exposure_path", "str", "", "exposure map or relative response of a known mission, relative; empty = none"),
     ),
     ("exposure_id", "path", "role", "survey", "instrument", "filter", "mjd"),
 )
@@ -166,13 +169,89 @@ CANDIDATES = Table(
         ("star_distance", "float", "pixel", "to the nearest bright or saturated star; large when none"),
         ("host_offset", "float", "arcsec", "to the nearest extended source of the reference; NaN without one"),
         ("host_dlr", "float", "", "host_offset over the directional light radius; NaN without one"),
+        ("host_dlr_second", "float", "", "the same of the next host; NaN without one"),
+        ("host_ambiguous", "bool", "", "true where the next host is about as likely"),
+        ("host_major", "float", "arcsec", "RMS of the host's light along its major axis; NaN without a host"),
+        ("host_minor", "float", "arcsec", "the same along its minor axis"),
+        ("host_theta", "float", "deg", "of its major axis from +x towards +y"),
         ("psf_fwhm", "float", "pixel", "of the science image"),
         ("pixel_scale", "float", "arcsec", "arcsec a pixel"),
-        ("tags", "tags", "", "artefact tags: cosmic_ray, dipole, residual, saturated, trail, edge, hot_pixel, extended"),
+        ("tags", "tags", "", "cosmic_ray, dipole, edge, extended, ghost, hot_pixel, residual, saturated, trail; moving on a known track"),
         ("scorable", "bool", "", "false when a full stamp cannot be cut"),
         ("reason", "str", "", "why it is unscorable"),
+        ("moving_name", "str", "", "known moving object at this place and time; empty where none is"),
+        ("track_id", "str", "", "track of linked detections it belongs to; empty where none"),
     ),
     ("candidate_id", "pair_id", "x", "y", "sign", "snr"),
+)
+
+# Forced photometry of positions on the difference products that hold them: a light curve a position, filter and reference.
+LIGHTCURVES = Table(
+    "lightcurves",
+    _columns(
+        ("position_id", "str", "", "name of the position, e.g. an object of the catalogue"),
+        ("s_ra", "float", "deg", "ICRS"),
+        ("s_dec", "float", "deg", "ICRS"),
+        ("pair_id", "str", "", "the difference product"),
+        ("exposure_id", "str", "", "of the science exposure"),
+        ("reference_id", "str", "", "of the reference exposure"),
+        *_IDENTITY,
+        ("field_id", "str", "", "pointing or event"),
+        ("mjd", "float", "d", "middle of the science exposure"),
+        ("exptime", "float", "s", "of the science exposure"),
+        ("x", "float", "pixel", "0-based, in the science image"),
+        ("y", "float", "pixel", "0-based, in the science image"),
+        ("flux", "float", "electron", "signed PSF flux of the difference, in the science image's unit (column unit)"),
+        ("flux_err", "float", "electron", "1-sigma error of flux"),
+        ("unit", "str", "", "unit of flux, flux_err and upper_limit"),
+        ("snr", "float", "", "flux over flux_err"),
+        ("detected", "bool", "", "|snr| at or above the limit"),
+        ("upper_limit", "float", "electron", "of |flux| where it is not detected; NaN where it is"),
+        ("chi2", "float", "", "reduced chi-squared of the point source over the core"),
+        ("masked_fraction", "float", "", "unusable share of the core"),
+        ("edge_distance", "float", "pixel", "to the nearest edge of the footprint or image"),
+        ("usable", "bool", "", "false where masked or without flux"),
+        ("flags", "tags", "", "masked, edge, no_flux"),
+    ),
+    ("position_id", "s_ra", "s_dec", "pair_id", "mjd", "flux", "flux_err"),
+)
+
+# Known moving objects: one row an object and time.
+ASTEROIDS = Table(
+    "asteroids",
+    _columns(
+        ("name", "str", "", "number or designation"),
+        ("mjd", "float", "d", "time of the position, UTC"),
+        ("s_ra", "float", "deg", "predicted, ICRS"),
+        ("s_dec", "float", "deg", "predicted, ICRS"),
+        ("error", "float", "arcsec", "1-sigma error of the prediction; NaN where unknown"),
+        ("rate_ra", "float", "arcsec/h", "motion along right ascension, times cos(dec); NaN where unknown"),
+        ("rate_dec", "float", "arcsec/h", "motion along declination; NaN where unknown"),
+        ("magnitude", "float", "mag", "predicted, V; NaN where unknown"),
+        ("source", "str", "", "where the row comes from"),
+    ),
+    ("name", "mjd", "s_ra", "s_dec"),
+)
+
+TRACKS = Table(
+    "tracks",
+    _columns(
+        ("track_id", "str", "", "moving object in this table"),
+        ("name", "str", "", "known object on it; empty where none is"),
+        ("detections", "int", "", "candidates on the track, each of another exposure"),
+        ("candidate_ids", "tags", "", "the candidates, in time order"),
+        ("mjd", "float", "d", "reference time: the mean of the detections"),
+        ("s_ra", "float", "deg", "fitted position at mjd, ICRS"),
+        ("s_dec", "float", "deg", "fitted position at mjd, ICRS"),
+        ("rate_ra", "float", "arcsec/h", "motion along right ascension, times cos(dec)"),
+        ("rate_dec", "float", "arcsec/h", "motion along declination"),
+        ("rate", "float", "arcsec/h", "apparent motion on the sky"),
+        ("position_angle", "float", "deg", "of the motion, east of north"),
+        ("rms", "float", "arcsec", "of the detections about the fitted motion, a coordinate"),
+        ("span", "float", "h", "first to last detection"),
+        ("chance", "float", "", "tracks like this that are expected by chance"),
+    ),
+    ("track_id", "detections", "mjd", "s_ra", "s_dec", "rate"),
 )
 
 LABELS = Table(

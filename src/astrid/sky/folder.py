@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 from dataclasses import dataclass
@@ -16,20 +17,21 @@ from astrid.config.schema.survey import FolderConfig, RoleRule
 from astrid.core.errors import ConfigError, InputError
 from astrid.core.records import Problem
 from astrid.io.headers import header_mjd, header_number, header_text
+from astrid.io.images import COMPANIONS as COMPANIONS
+from astrid.io.images import Listing, list_exposures
+from astrid.io.missions import is_companion
 from astrid.io.tables import EXPOSURES, Table, conform
 from astrid.sky.catalog import read_table_file
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header
 
-COMPANIONS = ("bias", "flat", "mask", "noise", "psf")
-
 _TEXT = ("survey", "instrument", "detector", "filter", "field_id", "unit")
 _NUMBERS = ("exptime", "gain", "read_noise", "saturation")
 _REQUIRED = ("survey", "instrument", "filter")
 _POSITIVE = ("exptime", "gain", "saturation")
 _NEAR = 0.75  # likeness (difflib's ratio) from which a column counts as a slip of the pen
-_SUFFIX = re.compile(r"\.(fits|fit|fts)(\.(gz|fz|bz2))?$", re.IGNORECASE)
+_SUFFIX = re.compile(r"\.(fits|fit|fts|img)(\.(gz|fz|bz2))?$", re.IGNORECASE)
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 
@@ -65,7 +67,7 @@ def scan_folder(cfg: FolderConfig) -> FolderScan:
     entries = _table_entries(root, cfg.table) if cfg.table else _found_entries(root, cfg)
     for entry in entries:
         try:
-            rows.append(_exposure(root, entry, cfg))
+            rows.extend(_exposures(root, entry, cfg))
         except InputError as error:
             problems.append(Problem(str(entry["path"]), str(error)))
     if not rows:
@@ -114,27 +116,35 @@ def _found_entries(root: Path, cfg: FolderConfig) -> list[dict[str, Any]]:
     if cfg.role_rule is None:
         raise ConfigError("survey.folder needs a table or a role_rule to tell science from reference; set one of them.")
     found = {path.relative_to(root).as_posix() for pattern in cfg.pattern for path in root.glob(pattern) if path.is_file()}
-    return [{"path": name} for name in sorted(found) if not any(_matches(name, pattern) for pattern in cfg.exclude)]
+    names = {path.rsplit("/", 1)[-1] for path in found}
+    kept = [name for name in sorted(found) if not any(_matches(name, pattern) for pattern in cfg.exclude)]
+    return [{"path": name} for name in kept if not is_companion(Path(name), names)]
 
 
 def _matches(name: str, pattern: str) -> bool:
     return fnmatch(name, pattern) or fnmatch(name, pattern.removeprefix("**/"))
 
 
-def _exposure(root: Path, entry: dict[str, Any], cfg: FolderConfig) -> dict[str, Any]:
-    """A complete row; what the table gives wins over the header, the header over the configuration."""
-    from astrid.io.images import celestial_wcs, read_image
-
+def _exposures(root: Path, entry: dict[str, Any], cfg: FolderConfig) -> list[dict[str, Any]]:
+    """Complete rows, one an exposure in the file; what the table gives wins over the mission and header, these over the configuration."""
     path = root / str(entry["path"])
-    hdu = str(entry.get("hdu", cfg.hdu))
-    data, header = read_image(path, hdu)
-    wcs = celestial_wcs(header, source=str(path))
-    row: dict[str, Any] = {"calibrated": cfg.calibrated, **entry, "hdu": hdu}
+    listings = list_exposures(path, str(entry.get("hdu", cfg.hdu)))
+    return [_exposure(root, path, entry, listing, cfg, several=len(listings) > 1) for listing in listings]
+
+
+def _exposure(root: Path, path: Path, entry: dict[str, Any], listing: Listing, cfg: FolderConfig, *, several: bool) -> dict[str, Any]:
+    header, hdu = listing.header, listing.hdu
+    row: dict[str, Any] = {"calibrated": cfg.calibrated or listing.identity is not None, **entry, "hdu": hdu}
     _type(row, path)
+    if listing.identity is not None:
+        for column, value in dataclasses.asdict(listing.identity).items():
+            if value and value == value:  # neither empty nor NaN
+                row.setdefault(column, value)
     for column in _TEXT:
         row.setdefault(column, header_text(header, _keywords(cfg, column)))
     for column in _NUMBERS:
-        row.setdefault(column, header_number(header, _keywords(cfg, column)))
+        # The gain of a known mission's product is its mission's to say.
+        row.setdefault(column, None if listing.identity and column != "exptime" else header_number(header, _keywords(cfg, column)))
     row["survey"] = row["survey"] or cfg.survey
     row["unit"] = row["unit"] or cfg.unit
     if "mjd" not in row:
@@ -148,10 +158,14 @@ def _exposure(root: Path, entry: dict[str, Any], cfg: FolderConfig) -> dict[str,
     for column in ("survey", "field_id"):
         row[column] = _safe(str(row[column] or "field"))
     stem = _SUFFIX.sub("", path.name)
-    row["exposure_id"] = _safe(str(entry.get("exposure_id", f"{stem}-{hdu}" if hdu and "hdu" in entry else stem)))
-    centre = wcs.pixel_to_world_values((data.shape[1] - 1) / 2, (data.shape[0] - 1) / 2)
+    own = hdu if several or (hdu and "hdu" in entry) else ""
+    name = f"{stem}-{own}" if own else stem
+    if "exposure_id" in entry:
+        name = f"{entry['exposure_id']}-{own}" if several else str(entry["exposure_id"])
+    row["exposure_id"] = _safe(name)
+    centre = listing.wcs.pixel_to_world_values((listing.shape[1] - 1) / 2, (listing.shape[0] - 1) / 2)
     row["s_ra"], row["s_dec"] = float(centre[0]) % 360.0, float(centre[1])
-    row.update({f"{kind}_path": _companion(root, path, stem, entry, kind, cfg) for kind in COMPANIONS})
+    row.update({f"{kind}_path": _companion(root, path, stem, entry, kind, cfg, listing) for kind in COMPANIONS})
     return row
 
 
@@ -197,8 +211,8 @@ def _role(header: Header, mjd: float, rule: RoleRule, path: Path) -> str:
     raise InputError(f"{path} has {rule.keyword} = {value!r}, which survey.folder.role_rule does not know ({known}); add it there.")
 
 
-def _companion(root: Path, path: Path, stem: str, entry: dict[str, Any], kind: str, cfg: FolderConfig) -> str:
-    """Path of a companion relative to the folder. One that the table names must exist, one of the pattern may."""
+def _companion(root: Path, path: Path, stem: str, entry: dict[str, Any], kind: str, cfg: FolderConfig, listing: Listing) -> str:
+    """Path of a companion relative to the folder. One that the table names must exist, one of the pattern or mission may."""
     given = entry.get(f"{kind}_path")
     if given is not None:
         if not (root / str(given)).is_file():
@@ -206,7 +220,9 @@ def _companion(root: Path, path: Path, stem: str, entry: dict[str, Any], kind: s
         return str(given)
     pattern = {str(name): text for name, text in cfg.companions.items()}.get(kind, "")
     beside = path.parent / pattern.format(stem=stem)
-    return beside.relative_to(root).as_posix() if pattern and beside.is_file() else ""
+    if pattern and beside.is_file():
+        return beside.relative_to(root).as_posix()
+    return listing.siblings[kind].relative_to(root).as_posix() if kind in listing.siblings else ""
 
 
 def _safe(name: str) -> str:

@@ -16,11 +16,12 @@ import pandas as pd
 from astrid.config.schema import SimulateConfig, SurveyConfig
 from astrid.config.validate import validate
 from astrid.core.errors import ConfigError, InputError
+from astrid.core.pool import LocalPool
 from astrid.core.provenance import digest_code, digest_file, digest_settings
 from astrid.core.records import Problem
 from astrid.core.runtime import atomic_path, log, write_json
 from astrid.io.tables import CATALOG, EXPOSURES, PAIRS, TRUTH, conform, read_table, write_table
-from astrid.stages.common import Job, prune, resume, run, settings, workers
+from astrid.stages.common import Job, executor, prune, resume, run, settings
 
 if TYPE_CHECKING:
     from astrid.sky.simulate.render import World
@@ -94,8 +95,8 @@ def _simulated(_: SurveyConfig) -> Acquired:
             for kind in CALIBRATION:
                 path = calibration_path(survey, detector, kind)
                 frames.append(Job(path, digest_settings({**made_by, "frame": path}), RAW / path, (text, (survey, detector, kind))))
-    resume(_calibration_job, frames, description="calibration frames", processes=workers())
-    rows = resume(_render_job, jobs, description="exposures", processes=workers())
+    resume(_calibration_job, frames, description="calibration frames", unit="frames", executor=executor())
+    rows = resume(_render_job, jobs, description="render", unit="exposures", executor=executor())
     exposures = conform(pd.DataFrame([row["exposure"] for row in rows]), EXPOSURES, source="the simulator")
     truth = pd.DataFrame([line for row in rows for line in row["truth"]], columns=[column.name for column in TRUTH.columns])
     return Acquired(exposures, conform(truth, TRUTH, source="the simulator"), _files([*frames, *jobs]))
@@ -147,7 +148,7 @@ def _folder(survey: SurveyConfig) -> Acquired:
     lost = [job for job in jobs if not all((RAW / target).exists() for _, target in job.payload[1])]
     for job in lost:  # a companion was deleted: its exposure is done again
         job.record.unlink(missing_ok=True)
-    rows = resume(_copy_job, jobs, description="exposures", processes=1)  # copying is bound by the disk
+    rows = resume(_copy_job, jobs, description="copy", unit="exposures", executor=LocalPool(1))  # copying is bound by the disk
     exposures = conform(pd.DataFrame(rows), EXPOSURES, source=str(root))
     return Acquired(exposures, TRUTH.empty(), (*_files(jobs), *files), scan.problems)
 

@@ -15,15 +15,16 @@ from astrid.core.provenance import digest_bytes, digest_code, digest_file, diges
 from astrid.core.records import Calibrated, ExposureInfo
 from astrid.core.runtime import log, write_json
 from astrid.io.fits import read_frames, write_calibrated
+from astrid.io.images import COMPANIONS
 from astrid.io.tables import EXPOSURES, read_table, write_table
-from astrid.stages.common import Job, prune, resume, run, settings, workers
+from astrid.stages.common import Job, executor, prune, quarantine, resume, run, settings
 
 RAW = Path("data/raw")
 CALIBRATED = Path("data/calibrated")
 REPORT = Path("reports/calibrate.json")
-CODE = ("astrid.imaging", "astrid.io.fits", "astrid.io.images", "astrid.core")
+CODE = ("astrid.imaging", "astrid.io.fits", "astrid.io.images", "astrid.io.amplifiers", "astrid.io.missions", "astrid.core")
 
-_COMPANIONS = ("bias_path", "flat_path", "mask_path", "noise_path", "psf_path")
+_COMPANIONS = tuple(f"{kind}_path" for kind in COMPANIONS)
 _MEASURED = ("fwhm", "sky", "sky_rms", "n_stars", "masked_fraction", "noise_ratio", "n_cosmic_ray")
 _NAMED_REASONS = 20  # reasons that the report repeats
 
@@ -34,7 +35,7 @@ def main() -> None:
     exposures = read_table(RAW / "exposures.parquet", EXPOSURES)
     _check_names(exposures)
     jobs = _jobs(exposures, config)
-    rows = resume(_calibrate_one, jobs, description="calibrate", processes=workers())
+    rows = resume(_calibrate_one, jobs, description="calibrate", unit="exposures", executor=executor(), on_loss=quarantine)
     table = _table(exposures, rows)
     write_table(table, CALIBRATED / "exposures.parquet", EXPOSURES)
     write_json(REPORT, report(table))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +15,17 @@ import yaml
 
 from astrid.config.schema import ComputeConfig
 from astrid.config.validate import validate
+from astrid.core.cluster import DaskCluster, require_dask
 from astrid.core.errors import ConfigError
+from astrid.core.executors import Executor, parallel_map
+from astrid.core.pool import LocalPool
 from astrid.core.provenance import digest_file
-from astrid.core.runtime import configure_logging, exit_codes, log, parallel_map, write_json
+from astrid.core.runtime import configure_logging, exit_codes, log, write_json
 
 Section = TypeVar("Section")
 
 PARAMS = Path("params.yaml")
+_GB = 1e9  # bytes
 
 
 def settings(section: type[Section], key: str) -> Section:
@@ -37,9 +43,23 @@ def settings(section: type[Section], key: str) -> Section:
     return validate(section, values, path=key)
 
 
-def workers() -> int:
-    """How many processes a stage may use; 0 means every core."""
-    return settings(ComputeConfig, "compute").workers
+def executor() -> Executor:
+    """Where this project's items run, as `compute` says.
+
+    Raises `MissingDependencyError` when that is a Dask cluster and the package is not there.
+    """
+    config = settings(ComputeConfig, "compute")
+    if config.dask is None:
+        return LocalPool(config.workers, config.memory_gb * _GB, config.retries)
+    require_dask()
+    return DaskCluster(
+        scheduler=config.dask.scheduler,
+        workers=config.workers,
+        threads=config.dask.threads,
+        worker_memory=config.dask.worker_memory_gb * _GB,
+        memory=config.memory_gb * _GB,
+        retries=config.retries,
+    )
 
 
 def run(main: Callable[[], None]) -> None:
@@ -47,7 +67,16 @@ def run(main: Callable[[], None]) -> None:
     configure_logging(json_logs=os.environ.get("ASTRID_JSON_LOGS") == "1")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     with exit_codes():
-        main()
+        _by_name(main)()
+
+
+def _by_name(main: Callable[[], None]) -> Callable[[], None]:
+    """The function in the module that others can import, where this one is of `__main__`: workers elsewhere look it up by name."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if main.__module__ != "__main__" or spec is None:
+        return main
+    found: Callable[[], None] = getattr(importlib.import_module(spec.name), main.__name__)
+    return found
 
 
 @dataclass(frozen=True)
@@ -58,25 +87,59 @@ class Job:
     digest: str
     output: Path  # the product; its record is written beside it as <name>.json
     payload: Any = None  # what the worker needs; must pickle
+    needs: float = 0.0  # bytes that it is expected to take while it runs
 
     @property
     def record(self) -> Path:
         return self.output.with_name(self.output.name + ".json")
 
 
-def resume(function: Callable[[Job], Mapping[str, Any]], jobs: Sequence[Job], *, description: str, processes: int) -> list[dict[str, Any]]:
+def resume(
+    function: Callable[[Job], Mapping[str, Any]],
+    jobs: Sequence[Job],
+    *,
+    description: str,
+    executor: Executor,
+    unit: str = "items",
+    on_loss: Callable[[Job, str], Mapping[str, Any]] | None = None,
+) -> list[dict[str, Any]]:
     """Run the jobs that are not done yet and return one row a job, in the order of the jobs.
 
     `function` writes `job.output` atomically (or leaves it unwritten for a quarantined item) and returns a row of plain
     values. The row is recorded beside the product as soon as it is there, so a killed stage loses only its running jobs.
+    `on_loss` gives the row of a job whose worker was killed at every attempt; it is recorded nowhere, so that the next run
+    tries again. Without it such a job ends the stage, when all others are done.
     """
     pending = [job for job in jobs if not _finished(job)]
     if len(pending) < len(jobs):
         log.info("%s: %d of %d already done", description, len(jobs) - len(pending), len(jobs))
-    for job, row in parallel_map(function, pending, workers=processes, description=description) if pending else ():
-        write_json(job.record, {"digest": job.digest, "product": _content(job.output), "row": dict(row)})
+    lost: dict[str, dict[str, Any]] = {}
+
+    def remember(job: Job, reason: str) -> Mapping[str, Any]:
+        lost[job.key] = dict(on_loss(job, reason)) if on_loss else {}
+        for path in (job.output, job.record):
+            path.unlink(missing_ok=True)
+        return lost[job.key]
+
+    done = parallel_map(
+        function,
+        pending,
+        executor=executor,
+        description=description,
+        unit=unit,
+        needs=lambda job: job.needs,
+        on_loss=remember if on_loss else None,
+    )
+    for job, row in done if pending else ():
+        if job.key not in lost:
+            write_json(job.record, {"digest": job.digest, "product": _content(job.output), "row": dict(row)})
     # Read back what was recorded, so that a resumed and an undisturbed run return the same values to the last bit.
-    return [json.loads(job.record.read_text())["row"] for job in jobs]
+    return [lost[job.key] if job.key in lost else json.loads(job.record.read_text())["row"] for job in jobs]
+
+
+def quarantine(_: Job, reason: str) -> dict[str, Any]:
+    """The row of an item that is set aside."""
+    return {"status": "quarantined", "reason": reason}
 
 
 def _finished(job: Job) -> bool:

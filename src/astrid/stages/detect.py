@@ -1,8 +1,10 @@
-"""DVC stage `detect`: difference products -> data/candidates/candidates.parquet."""
+"""DVC stage `detect`: difference products -> data/candidates: candidates, light curves of the catalogue's events, moving objects."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,64 +14,122 @@ import pandas as pd
 
 from astrid.config.schema import CandidatesConfig
 from astrid.core.errors import AstridError
-from astrid.core.records import Problem
-from astrid.core.runtime import log, parallel_map, write_json
-from astrid.io.tables import CANDIDATES, PAIRS, read_table, write_table
-from astrid.stages.common import run, settings, workers
+from astrid.core.executors import Executor
+from astrid.core.provenance import digest_bytes, digest_code, digest_file, digest_settings
+from astrid.core.runtime import log, write_json
+from astrid.io.tables import ASTEROIDS, CANDIDATES, CATALOG, LIGHTCURVES, PAIRS, TRACKS, read_table, write_table
+from astrid.stages.common import Job, executor, prune, resume, run, settings
 
 DIFFERENCE = Path("data/difference")
-OUTPUT = Path("data/candidates/candidates.parquet")
+CATALOG_TABLE = Path("data/catalog/catalog.parquet")
+OUTPUT = Path("data/candidates/candidates.parquet")  # the light curves, the tracks and a folder of the pairs lie beside it
 REPORT = Path("reports/detect.json")
+CODE = ("astrid.candidates", "astrid.io.fits", "astrid.io.tables", "astrid.core")
 
 
 @dataclass(frozen=True)
 class Task:
-    """One difference product to search; picklable."""
+    """One difference product to search, and the positions whose light curves it may hold; picklable."""
 
     pair_id: str
     path: Path
     cfg: CandidatesConfig
+    names: tuple[str, ...]
+    ra: tuple[float, ...]  # deg
+    dec: tuple[float, ...]  # deg
 
 
-def search(task: Task) -> tuple[pd.DataFrame, int] | Problem:
-    """Candidates of one product and the count of those dropped by the limit; a broken product is a `Problem`."""
-    from astrid.candidates.extract import find_candidates
-    from astrid.io.fits import read_difference
+def main() -> None:
+    """Run the stage in the project's root."""
+    from astrid.sky.asteroids import read_asteroids
 
-    try:
-        frame = find_candidates(read_difference(task.path), task.cfg, pair_id=task.pair_id)
-    except AstridError as error:
-        return Problem(task.pair_id, str(error))
-    return frame, int(frame.attrs["dropped"])
+    cfg = settings(CandidatesConfig, "candidates")
+    catalog = read_table(CATALOG_TABLE, CATALOG) if CATALOG_TABLE.exists() else CATALOG.empty()
+    asteroids = read_asteroids(Path(cfg.moving.asteroids)) if cfg.moving.asteroids else ASTEROIDS.empty()
+    summary = detect(DIFFERENCE, OUTPUT.parent, cfg, executor=executor(), catalog=catalog, asteroids=asteroids)
+    write_json(REPORT, summary)
+    log.info("%d candidates in %d pairs -> %s", summary["candidates"], summary["pairs"], OUTPUT.parent)
 
 
-def detect(folder: Path, output: Path, cfg: CandidatesConfig, *, processes: int) -> dict[str, Any]:
-    """Search every pair of `folder`/pairs.parquet whose status is ok, write the table and return the report."""
+def detect(
+    folder: Path, output: Path, cfg: CandidatesConfig, *, executor: Executor, catalog: pd.DataFrame, asteroids: pd.DataFrame
+) -> dict[str, Any]:
+    """Search every pair of `folder`/pairs.parquet whose status is ok and return the report.
+
+    Writes candidates.parquet, lightcurves.parquet (of `catalog`'s positions) and tracks.parquet to `output`, and one resumable
+    table a pair to `output`/pairs. `asteroids` (ASTEROIDS) names known moving objects.
+    """
+    from astrid.candidates.moving import link, mark, match_known
+
     pairs = read_table(folder / "pairs.parquet", PAIRS)
     names = sorted(pairs.loc[pairs["status"] == "ok", "pair_id"])
-    tasks = [Task(name, folder / f"{name}.fits", cfg) for name in names]
-    found: dict[str, tuple[pd.DataFrame, int]] = {}
-    problems: list[Problem] = []
-    for task, result in parallel_map(search, tasks, workers=processes, description="detect"):
-        if isinstance(result, Problem):
-            log.warning("%s was set aside: %s", result.source, result.reason)
-            problems.append(result)
-        else:
-            found[task.pair_id] = result
-    frames = [found[name][0] for name in names if name in found and len(found[name][0])]
+    jobs = _jobs(names, folder, output / "pairs", cfg, catalog)
+    rows = resume(search, jobs, description="detect", unit="pairs", executor=executor, on_loss=lambda _, reason: _problem(reason))
+    prune(output / "pairs", [path for job in jobs for path in (job.output, job.record)])
+    done = [(job, row) for job, row in zip(jobs, rows, strict=True) if row["status"] == "ok"]
+    frames = [frame for frame in (read_table(job.output, CANDIDATES) for job, _ in done) if len(frame)]
     table = pd.concat(frames, ignore_index=True) if frames else CANDIDATES.empty()
-    write_table(table, output, CANDIDATES)
-    dropped = {name: count for name, (_, count) in found.items() if count}
-    return report(table, names, dropped, sorted(problems, key=lambda problem: problem.source))
+    table, tracks = mark(table, link(table, cfg.moving), match_known(table, asteroids, cfg.moving))
+    curves = pd.DataFrame([point for _, row in done for point in row["light_curves"]])
+    write_table(table, output / "candidates.parquet", CANDIDATES)
+    write_table(curves if len(curves) else LIGHTCURVES.empty(), output / "lightcurves.parquet", LIGHTCURVES)
+    write_table(tracks, output / "tracks.parquet", TRACKS)
+    return {
+        **report(table, names, {job.key: row for job, row in zip(jobs, rows, strict=True)}),
+        "light_curve_points": len(curves),
+        "light_curve_detections": int(curves["detected"].sum()) if len(curves) else 0,
+        "tracks": len(tracks),
+        "known_objects": int((table["moving_name"] != "").sum()),
+    }
 
 
-def report(table: pd.DataFrame, pairs: list[str], dropped: dict[str, int], problems: list[Problem]) -> dict[str, Any]:
+def _jobs(names: list[str], folder: Path, output: Path, cfg: CandidatesConfig, catalog: pd.DataFrame) -> list[Job]:
+    """One job a pair; what links the pairs with each other is no part of its digest."""
+    own = dataclasses.asdict(cfg)
+    del own["moving"]
+    positions = tuple(tuple(catalog[name].tolist()) for name in ("object_id", "s_ra", "s_dec"))
+    common = (digest_settings(own), digest_code(CODE), repr(positions))
+    jobs = []
+    for name in names:
+        path = folder / f"{name}.fits"
+        product = digest_file(path) if path.is_file() else "absent"
+        digest = digest_bytes(*(part.encode() for part in (*common, name, product)))
+        jobs.append(Job(name, digest, output / f"{name}.parquet", Task(name, path, cfg, *positions)))
+    return jobs
+
+
+def search(job: Job) -> dict[str, Any]:
+    """Candidates of one product, written to `job.output`, and its points of the light curves; a broken product is a problem."""
+    from astrid.candidates.extract import find_candidates
+    from astrid.candidates.forced import light_curve
+    from astrid.io.fits import read_difference
+
+    task: Task = job.payload
+    try:
+        difference = read_difference(task.path)
+        frame = find_candidates(difference, task.cfg, pair_id=task.pair_id)
+        points = light_curve(difference, list(task.names), np.array(task.ra), np.array(task.dec), task.cfg.forced, pair_id=task.pair_id)
+    except AstridError as error:
+        job.output.unlink(missing_ok=True)
+        return _problem(str(error))
+    write_table(frame, job.output, CANDIDATES)
+    return {"status": "ok", "reason": "", "dropped": int(frame.attrs["dropped"]), "light_curves": points.to_dict("records")}
+
+
+def _problem(reason: str) -> dict[str, Any]:
+    return {"status": "problem", "reason": reason, "dropped": 0, "light_curves": []}
+
+
+def report(table: pd.DataFrame, pairs: list[str], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Counts for reports/detect.json: by sign and tag, a pair, what the limit dropped and what could not be searched."""
     each = table["pair_id"].value_counts().reindex(pairs, fill_value=0).to_numpy() if pairs else np.zeros(0)
     tags = Counter(name for names in table["tags"] for name in names)
+    problems = [{"pair_id": name, "reason": row["reason"]} for name, row in sorted(rows.items()) if row["status"] != "ok"]
+    for problem in problems:
+        log.warning("%s was set aside: %s", problem["pair_id"], problem["reason"])
     return {
         "pairs": len(pairs),
-        "problems": [{"pair_id": problem.source, "reason": problem.reason} for problem in problems],
+        "problems": problems,
         "candidates": len(table),
         "positive": int((table["sign"] > 0).sum()),
         "negative": int((table["sign"] < 0).sum()),
@@ -77,15 +137,8 @@ def report(table: pd.DataFrame, pairs: list[str], dropped: dict[str, int], probl
         "untagged": int(sum(len(names) == 0 for names in table["tags"])),
         "tags": dict(sorted(tags.items())),
         "candidates_a_pair": {"median": float(np.median(each)) if len(each) else 0.0, "max": int(each.max()) if len(each) else 0},
-        "dropped": dict(sorted(dropped.items())),
+        "dropped": {name: row["dropped"] for name, row in sorted(rows.items()) if row["dropped"]},
     }
-
-
-def main() -> None:
-    """Run the stage in the project's root."""
-    summary = detect(DIFFERENCE, OUTPUT, settings(CandidatesConfig, "candidates"), processes=workers())
-    write_json(REPORT, summary)
-    log.info("%d candidates in %d pairs -> %s", summary["candidates"], summary["pairs"], OUTPUT)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,11 @@
-"""Stage difference: data/calibrated and data/pairs -> data/difference, one product a pair; the rest with status and reason."""
+"""Stage difference: data/calibrated and data/pairs -> data/difference, one product a pair; the rest with status and reason.
+
+reports/difference holds the table of all pairs and a page of pictures of the worst.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,25 +14,30 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from astrid.config.schema.imaging import DifferenceConfig
+from astrid.config.schema.imaging import DifferenceConfig, PairReportConfig
 from astrid.core.errors import ImagingError, InputError
+from astrid.core.executors import Executor, parallel_map
 from astrid.core.provenance import digest_bytes, digest_code, digest_file, digest_settings
 from astrid.core.records import Difference
-from astrid.core.runtime import log, write_json
+from astrid.core.runtime import log, write_bytes, write_json
 from astrid.io.fits import read_calibrated, write_difference
 from astrid.io.tables import EXPOSURES, PAIRS, TRUTH, read_table, write_table
-from astrid.stages.common import Job, prune, resume, run, settings, workers
+from astrid.stages.common import Job, executor, prune, quarantine, resume, run, settings
 
 CALIBRATED = Path("data/calibrated")
 PAIR_TABLE = Path("data/pairs/pairs.parquet")
 TRUTH_TABLE = Path("data/raw/truth.parquet")
 DIFFERENCE = Path("data/difference")
 REPORT = Path("reports/difference.json")
+PAGES = Path("reports/difference")
 CODE = ("astrid.imaging", "astrid.io.fits", "astrid.io.images", "astrid.core")
 
 # Kinds of truth rows that are changes on the sky; the others are artefacts.
 TRANSIENT_KINDS = ("supernova", "variable", "asteroid", "injected")
+OVERVIEW, INDEX = "overview.png", "index.html"
 _PREFIX = "q_"
+# Measured: a process with its libraries, what it holds beside a byte of calibrated file, and the most that its tiles let it grow to.
+_PROCESS_BYTES, _BYTES_A_BYTE, _MOST_BYTES = 0.3e9, 7.0, 1.6e9
 _NAMED_REASONS = 20  # reasons that the report repeats
 _MEDIANS = ("registration_rms_px", "registration_rms_arcsec", "score_std_raw", "score_std", "overlap", "flux_scatter", "masked_fraction")
 
@@ -51,11 +60,13 @@ def main() -> None:
     exposures = read_table(CALIBRATED / "exposures.parquet", EXPOSURES)
     pairs = set_aside(pairs, exposures)
     jobs = _jobs(pairs, config, _truth())
-    rows = resume(_subtract_one, jobs, description="difference", processes=workers())
+    where = executor()
+    rows = resume(_subtract_one, jobs, description="difference", unit="pairs", executor=where, on_loss=quarantine)
     table = merge(pairs, {job.key: row for job, row in zip(jobs, rows, strict=True)})
     write_table(table, DIFFERENCE / "pairs.parquet", PAIRS)
     write_json(REPORT, report(table))
     prune(DIFFERENCE, [DIFFERENCE / "pairs.parquet", *(path for job in jobs for path in (job.output, job.record))])
+    write_pages(table, config, settings(PairReportConfig, "imaging.report"), where)
     failed = table[table["status"] != "ok"]
     for row in failed.itertuples():
         log.warning("difference: %s is %s: %s", row.pair_id, row.status, row.reason)
@@ -99,8 +110,14 @@ def _jobs(pairs: pd.DataFrame, config: DifferenceConfig, truth: Mapping[str, tup
         known = truth.get(str(row["science_id"]), ())
         digest = digest_bytes(*(part.encode() for part in (common, digests[science], digests[reference], repr(known))))
         task = PairTask(str(row["pair_id"]), science, reference, known, config)
-        jobs.append(Job(task.pair_id, digest, DIFFERENCE / f"{task.pair_id}.fits", task))
+        jobs.append(Job(task.pair_id, digest, DIFFERENCE / f"{task.pair_id}.fits", task, memory_needed(science, reference)))
     return jobs
+
+
+def memory_needed(*exposures: Path) -> float:
+    """Bytes that a subtraction is expected to take, from the size of its files."""
+    held = _BYTES_A_BYTE * sum(path.stat().st_size for path in exposures if path.is_file())
+    return min(_PROCESS_BYTES + held, _MOST_BYTES)
 
 
 def _subtract_one(job: Job) -> dict[str, Any]:
@@ -145,6 +162,41 @@ def merge(pairs: pd.DataFrame, rows: Mapping[str, Mapping[str, Any]]) -> pd.Data
             [value or "" for value in values] if words else pd.to_numeric(pd.Series(values, index=out.index, dtype=object)).astype(float)
         )
     return out
+
+
+def write_pages(table: pd.DataFrame, config: DifferenceConfig, wanted: PairReportConfig, where: Executor) -> None:
+    """Write the index of all pairs, and the pages of those that the gate marks or that come nearest to its limits."""
+    from astrid.evaluation.pairs import chosen_pairs, overview, pairs_context
+    from astrid.evaluation.report import render_pairs
+    from astrid.evaluation.style import png_bytes
+
+    limits = dataclasses.asdict(config.gate) | {"min_overlap": config.min_overlap}
+    pages = {name: f"{name}.png" for name in chosen_pairs(table, limits, worst=wanted.worst, most=wanted.most)}
+    tasks = [(DIFFERENCE / f"{name}.fits", PAGES / page) for name, page in pages.items()]
+    needs = {product: memory_needed(product) for product, _ in tasks}
+    drawn = parallel_map(
+        _draw, tasks, executor=where, description="pages", unit="pages", needs=lambda task: needs[task[0]], on_loss=_no_page
+    )
+    missing = {product.stem for (product, _), done in drawn if not done} if tasks else set()
+    pages = {name: page for name, page in pages.items() if name not in missing}
+    write_bytes(PAGES / OVERVIEW, png_bytes(overview(table, limits)))
+    write_bytes(PAGES / INDEX, render_pairs(pairs_context(table, limits, figure=OVERVIEW, pages=pages)).encode())
+    prune(PAGES, [PAGES / INDEX, PAGES / OVERVIEW, *(PAGES / page for page in pages.values())])
+
+
+def _draw(task: tuple[Path, Path]) -> bool:
+    from astrid.evaluation.pairpage import pair_page
+    from astrid.evaluation.style import png_bytes
+    from astrid.io.fits import read_difference
+
+    product, page = task
+    write_bytes(page, png_bytes(pair_page(read_difference(product))))
+    return True
+
+
+def _no_page(task: tuple[Path, Path], reason: str) -> bool:
+    log.warning("difference: there is no page of %s: %s", task[0].stem, reason)
+    return False
 
 
 def report(table: pd.DataFrame) -> dict[str, Any]:

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.signal import fftconvolve
 
 from astrid.candidates.extract import find_candidates, pixel_scale
 from astrid.candidates.peaks import find_peaks
@@ -124,6 +125,29 @@ def test_planes_of_different_shapes_are_refused(scene, cfg):
     product = scene().build()
     with pytest.raises(ImagingError, match=r"s__r: the plane flux has the shape \(255, 256\) and the score \(256, 256\)"):
         find_candidates(replace(product, flux=product.flux[1:]), cfg, pair_id="s__r")
+
+
+def test_a_psf_that_varies_is_taken_at_the_candidate(scene, cfg):
+    """Narrow on the left, wide on the right: with the PSF of the centre alone chi-squared rises at both ends."""
+    view = scene(shape=(120, 480))
+    places = [(40 + 57 * number, 60) for number in range(8)]
+    widths = np.linspace(1.5, 1.9, 8)
+    for (x, y), width in zip(places, widths, strict=True):
+        view.science += 400 * view.flux_error * view.source(x, y, sigma=width)
+    product = view.build()
+    for (x, _), width in zip(places, widths, strict=True):  # each part filtered with its own PSF, as tiles do
+        part = slice(x - 28, x + 29)
+        stamp = scene(sigma=width).stamp.astype(np.float64)
+        product.flux[:, part] = fftconvolve(view.science, stamp, mode="same")[:, part] / np.sum(stamp**2)
+    left, right = (scene(sigma=width).stamp.astype(np.float64) for width in (1.5, 1.9))
+    terms = np.stack([(right - left) / 2, np.zeros_like(left)]).astype(np.float32)
+    varying = replace(product.psf_difference, stamp=((left + right) / 2).astype(np.float32), terms=terms, frame=(239.5, 60.0, 199.5))
+    with_terms = find_candidates(replace(product, psf_difference=varying), cfg, pair_id="s__r")
+    constant = find_candidates(replace(product, psf_difference=replace(varying, terms=None)), cfg, pair_id="s__r")
+    assert len(with_terms) == len(constant) == 8
+    ends = [0, 1, 6, 7]
+    assert (with_terms["chi2"].iloc[ends] < 0.35 * constant["chi2"].iloc[ends]).all()
+    assert with_terms["sharpness"].iloc[ends].sub(1).abs().max() < 0.5 * constant["sharpness"].iloc[ends].sub(1).abs().max()
 
 
 def test_the_limit_of_a_pair_is_recorded(crowded, cfg):

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.ndimage import maximum_filter
 
 from astrid.candidates.peaks import autocorrelation, find_peaks, psf_fwhm, psf_width
 from astrid.core.dq import DQ
@@ -134,3 +135,28 @@ def test_blank_sky_gives_no_peak(scene, cfg, method):
     view = scene(shape=(96, 96))
     view.science *= 0.1  # ten times below what the score is scaled for
     assert len(find_peaks(view.build(), replace(cfg.extract, method=method))) == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nothing_is_lost_against_a_maximum_filter(scene, cfg, seed):
+    """Every maximum of 3 x 3 pixels beyond the threshold that stands apart from a stronger one is a peak, at that pixel."""
+    view = scene(shape=(400, 380), seed=seed)
+    rng = np.random.default_rng(seed)
+    for row in range(8):
+        for column in range(8):
+            snr = rng.choice([-1, 1]) * rng.uniform(4, 40)
+            view.add(25 + 45 * column + rng.uniform(-0.5, 0.5), 25 + 45 * row + rng.uniform(-0.5, 0.5), snr)
+    view.add(1.2, 200.3, 30)
+    view.add(378.9, 398.8, 30)
+    product = view.build()
+    height = np.abs(product.score)
+    iy, ix = np.nonzero((maximum_filter(height, 3) == height) & (height >= cfg.extract.threshold))
+    apart = np.hypot(ix[:, None] - ix, iy[:, None] - iy)
+    stronger = height[iy, ix] > height[iy, ix][:, None]
+    alone = ~np.any((apart < 25) & stronger, axis=1)
+    peaks = find_peaks(product, cfg.extract)
+    found = set(zip(peaks.ix.tolist(), peaks.iy.tolist(), strict=True))
+    missed = [place for place in zip(ix[alone].tolist(), iy[alone].tolist(), strict=True) if place not in found]
+    assert alone.sum() > 50
+    assert missed == []
+    assert found <= set(zip(ix.tolist(), iy.tolist(), strict=True))

@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from astrid.core.runtime import atomic_path, configure_logging, log, parallel_map, rng_for, worker_count, write_json
+from astrid.core.runtime import atomic_path, configure_logging, log, progress_line, rng_for, track, worker_count, write_json
 
 
 def test_a_generator_depends_on_seed_and_identity_only() -> None:
@@ -18,20 +17,21 @@ def test_a_generator_depends_on_seed_and_identity_only() -> None:
     assert rng_for(1, "ab", "c").random() != rng_for(1, "a", "bc").random()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_parallel_map_yields_every_item_with_its_result(workers: int) -> None:
-    assert dict(parallel_map(math.isqrt, range(7), workers=workers, description="roots")) == {n: math.isqrt(n) for n in range(7)}
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_parallel_map_hands_a_workers_exception_to_the_caller(workers: int) -> None:
-    with pytest.raises(ValueError, match="nonnegative"):
-        list(parallel_map(math.isqrt, [1, -1, 2], workers=workers, description="roots"))
-
-
 def test_zero_workers_means_every_core() -> None:
     assert worker_count(0) >= 1
     assert worker_count(3) == 3
+
+
+def test_progress_tells_the_rate_and_the_time_left() -> None:
+    assert progress_line("difference", 40, 210, 60.0, "pairs") == "difference: 40 of 210 pairs, 40.0 a minute, 4.2 min left"
+    assert progress_line("score", 5, None, 30.0, "items") == "score: 5 items, 10.0 a minute"
+
+
+def test_tracking_off_a_terminal_ends_with_a_plain_line(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "propagate", True)
+    with caplog.at_level(logging.INFO, "astrid"):
+        assert list(track([1, 2, 3], "difference", unit="pairs")) == [1, 2, 3]
+    assert caplog.messages[-1].startswith("difference: 3 pairs done in ")
 
 
 def test_an_atomic_path_appears_only_when_the_block_ends_well(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from astrid.core.dq import DQ
 from astrid.imaging.astrometry import Mapping
 from astrid.imaging.psf import given_psf
-from astrid.imaging.resample import fill_local, interpolation_response, map_psf, to_grid
+from astrid.imaging.resample import Resampler, fill_local, interpolation_response, map_psf, to_grid
 
 SHAPE = (96, 96)
 
@@ -93,6 +93,121 @@ def test_the_noise_response_matches_resampled_noise(skies, difference_config, or
         powers.append(inner[0].var() / inner[1].var())
     assert np.mean(powers) == pytest.approx(expected, rel=0.04)
     assert (expected > 0.98) == (order > 1)
+
+
+BIG = (300, 280)
+
+
+class _Watched:
+    """An image that is looked at through windows alone, and remembers the largest."""
+
+    def __init__(self, plane):
+        self._plane, self.shape, self.most = plane, plane.shape, 0
+
+    def __getitem__(self, window):
+        part = self._plane[window].copy()
+        self.most = max(self.most, part.size)
+        return part
+
+
+def _big(skies, config, *, scale=1.0, angle=0.0, shift=(0.4, -0.3), seed=0):
+    rng = np.random.default_rng(seed)
+    my, mx = (round(n / scale) + 30 for n in BIG)
+    science, reference = skies.tan_wcs(BIG), skies.tan_wcs((my, mx), scale, angle, crpix=((mx + 1) / 2 + shift[0], (my + 1) / 2 + shift[1]))
+    mapping = Mapping(science, reference, np.eye(2), np.zeros(2), np.array([139.5, 149.5]))
+    dq = np.zeros((my, mx), np.uint32)
+    dq[rng.integers(0, my, 60), rng.integers(0, mx, 60)] = np.uint32(DQ.BAD)
+    dq[100:112, 90:101] = np.uint32(DQ.SATURATED)
+    planes = [
+        _Watched(plane)
+        for plane in (rng.normal(100, 10, (my, mx)).astype(np.float32), rng.uniform(80, 120, (my, mx)).astype(np.float32), dq)
+    ]
+    return planes, Resampler(*planes, mapping, BIG, config)
+
+
+@pytest.mark.parametrize(
+    ("scale", "angle"), [(1.0, 0.0), (1.0, 0.4), (1.0, 12.0), (1.0, 35.0), (1.0, 91.0), (1.0, 179.5), (0.45, 3.0), (1.7, 2.0)]
+)
+def test_a_window_agrees_with_the_whole(skies, difference_config, scale, angle):
+    planes, resampler = _big(skies, difference_config.resample, scale=scale, angle=angle)
+    whole = resampler.window(slice(0, BIG[0]), slice(0, BIG[1]))
+    for plane in planes:
+        plane.most = 0
+    for window in ((slice(70, 150), slice(60, 130)), (slice(0, 40), slice(0, 50)), (slice(250, 300), slice(200, 280))):
+        part = resampler.window(*window)
+        np.testing.assert_allclose(part.data, whole.data[window], rtol=3e-6, atol=3e-4)
+        np.testing.assert_allclose(part.variance, whole.variance[window], rtol=3e-6)
+        np.testing.assert_array_equal(part.dq, whole.dq[window])
+    assert max(plane.most for plane in planes) < 0.45 * np.prod(planes[0].shape)
+
+
+def test_blocks_do_not_show(skies, difference_config, monkeypatch):
+    _, resampler = _big(skies, difference_config.resample, angle=0.4)
+    whole = resampler.window(slice(0, BIG[0]), slice(0, BIG[1]))
+    monkeypatch.setattr("astrid.imaging.resample._BLOCK", 64)
+    tiled = resampler.window(slice(0, BIG[0]), slice(0, BIG[1]))
+    np.testing.assert_allclose(tiled.data, whole.data, rtol=3e-6, atol=3e-4)
+    np.testing.assert_array_equal(tiled.dq, whole.dq)
+
+
+@pytest.mark.parametrize("order", [3, 5])
+def test_it_is_the_spline_of_scipy(skies, difference_config, order):
+    """Along one axis after the other the quintic of a shifted image is exact, of a turned one as good as exact."""
+    import dataclasses
+
+    from scipy import ndimage
+
+    config = dataclasses.replace(difference_config.resample, order=order)
+    rng = np.random.default_rng(4)
+    data = ndimage.gaussian_filter(rng.normal(size=SHAPE), 1.0)
+    for angle, tolerance in ((0.0, 1e-6), (0.7, 1e-3), (35.0, 1e-6)):
+        mapping = _mapping(skies, angle=angle, shift=(0.37, -0.21))
+        gx, gy = np.meshgrid(np.arange(96.0), np.arange(96.0))
+        rx, ry = mapping(gx.ravel(), gy.ravel())
+        theirs = ndimage.map_coordinates(data, [ry, rx], order=order, mode="mirror").reshape(SHAPE)
+        ours = to_grid(*_planes(data), mapping, SHAPE, config)
+        inner = (slice(16, -16), slice(16, -16))
+        assert np.abs(ours.data - theirs)[inner].max() < tolerance
+
+
+def test_the_footprint_is_the_overlap(skies, difference_config):
+    _, resampler = _big(skies, difference_config.resample, angle=30.0, shift=(120.0, 40.0))
+    assert resampler.footprint() == pytest.approx(resampler.window(slice(0, BIG[0]), slice(0, BIG[1])).overlap, abs=0.01)
+    _, away = _big(skies, difference_config.resample, shift=(2000.0, 0.0))
+    assert away.footprint() == 0.0
+
+
+def test_the_response_is_local(skies, difference_config):
+    """A scale slightly off one passes through all phases over the image: whole pixels here, half pixels there."""
+    _, resampler = _big(skies, difference_config.resample, scale=1 / 1.002, shift=(0.0, 0.0))
+    frequency = np.fft.fftfreq(64)
+    weight = np.exp(-4 * np.pi**2 * 0.85**2 * (frequency[:, None] ** 2 + frequency[None, :] ** 2))
+    local = [resampler.response(weight, slice(top, top + 40), slice(120, 160)) for top in (0, 130, 260)]
+    whole = resampler.response(weight, slice(0, 300), slice(0, 280))
+    assert max(local) - min(local) > 2e-4
+    assert min(local) <= whole <= max(local)
+
+
+def test_positions_without_an_answer_are_no_coverage(difference_config):
+    def half_lost(x, y):
+        return np.where(x > 48, np.nan, x + 0.5), y + 0.25
+
+    data = np.full(SHAPE, 7.0)
+    half_lost.jacobian = lambda x, y: np.eye(2)
+    result = to_grid(*_planes(data), half_lost, SHAPE, difference_config.resample)
+    np.testing.assert_allclose(result.data[10:80, 2:15], 7.0, rtol=1e-4)
+    assert np.all((result.dq[:, 70:] & np.uint32(DQ.NO_COVERAGE)) != 0)
+
+
+def test_crowds_of_holes_are_filled_as_single_ones():
+    rng = np.random.default_rng(0)
+    data = rng.normal(10, 1, (128, 128)).astype(np.float32)
+    good = np.ones(data.shape, bool)
+    good[5, 6] = good[60, 70] = False
+    alone = fill_local(data, good, 1.5)
+    crowded = good.copy()
+    crowded[80:120:2, :] = False
+    np.testing.assert_allclose(fill_local(data, crowded, 1.5)[[5, 60], [6, 70]], alone[[5, 60], [6, 70]], rtol=1e-5)
 
 
 def test_a_psf_stamp_follows_the_mapping(skies):

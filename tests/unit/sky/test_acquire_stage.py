@@ -24,7 +24,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _params(survey: dict[str, Any], simulate: dict[str, Any], workers: int = 1) -> None:
-    Path("params.yaml").write_text(yaml.safe_dump({"survey": survey, "simulate": simulate, "compute": {"workers": workers}}))
+    Path("params.yaml").write_text(
+        yaml.safe_dump(
+            {"survey": survey, "simulate": simulate, "compute": {"workers": workers, "memory_gb": 0, "retries": 2, "dask": None}}
+        )
+    )
 
 
 def _small(values: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from astrid.config.validate import validate
 from astrid.core.errors import ConfigError, InputError
 from astrid.io.headers import header_mjd, header_number, header_text
 from astrid.sky.folder import read_folder, scan_folder
+from support import missions as made
 
 Config = Callable[..., FolderConfig]
 
@@ -152,3 +153,21 @@ def test_header_helpers() -> None:
     assert header_number(header, ("Z",)) is None
     assert header_mjd(header, ("JD",), float("nan")) == 58849.0
     assert header_mjd(header, ("Z",), 1.0) is None
+
+
+def test_every_snapshot_of_a_mission_is_an_exposure_with_its_companions(tmp_path: Path, folder_cfg: Config) -> None:
+    made.uvot(tmp_path)
+    made.panstarrs(tmp_path)
+    rule = {"by": "date", "keyword": "", "science": [], "reference": [], "split_mjd": 56500.0}
+    frame = read_folder(folder_cfg(role_rule=rule, exclude=[])).set_index("exposure_id")
+    stem = "sw00032081001uw1_sk"
+    stack = "rings-v3-skycell-1725-051-stk-i-unconv"
+    assert frame.index.tolist() == [stack, f"{stem}-1", f"{stem}-2", f"{stem}-3"]
+    assert frame["hdu"].tolist() == ["", "1", "2", "3"]
+    assert frame["survey"].tolist() == ["ps1", "swift", "swift", "swift"]
+    assert frame["role"].tolist() == ["science" if mjd > 56500 else "reference" for mjd in frame["mjd"]]
+    assert frame.loc[f"{stem}-2", "exptime"] == 600.0
+    assert frame.loc[f"{stem}-2", "exposure_path"] == "sw00032081001uw1_ex.img.gz"
+    assert frame.loc[stack, "variance_path"].endswith(".unconv.wt.fits")
+    assert frame.loc[stack, "mask_path"].endswith(".unconv.mask.fits")
+    assert frame["calibrated"].all()

@@ -61,7 +61,9 @@ def project(tmp_path, monkeypatch) -> Path:
     (raw / "b.fits").write_text("<html>not here</html>" * 300)
     write_table(table(["a", "b", "c"]), raw / "exposures.parquet", EXPOSURES)
     settings = yaml.safe_load((ROOT / "conf/imaging/default.yaml").read_text())
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"imaging": settings, "compute": {"workers": 1}}))
+    (tmp_path / "params.yaml").write_text(
+        yaml.safe_dump({"imaging": settings, "compute": {"workers": 1, "memory_gb": 0, "retries": 2, "dask": None}})
+    )
     return tmp_path
 
 

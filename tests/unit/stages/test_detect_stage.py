@@ -13,10 +13,11 @@ from astrid.commands import detect as command
 from astrid.config.schema import CandidatesConfig
 from astrid.config.validate import validate
 from astrid.core.errors import InputError
+from astrid.core.pool import LocalPool
 from astrid.core.runtime import write_json
 from astrid.io.fits import write_difference
 from astrid.io.shards import TripletStore
-from astrid.io.tables import CANDIDATES, PAIRS, read_table, write_table
+from astrid.io.tables import ASTEROIDS, CANDIDATES, CATALOG, LIGHTCURVES, PAIRS, TRACKS, conform, read_table, write_table
 from astrid.stages import detect as stage
 
 ROOT = Path(__file__).parents[3]
@@ -39,6 +40,12 @@ def product(seed, *sources):
     return view.build()
 
 
+def detect(folder, output, cfg, *, processes=1, catalog=None, asteroids=None):
+    """The stage's work on a machine of so many processes."""
+    nothing = (CATALOG.empty() if catalog is None else catalog, ASTEROIDS.empty() if asteroids is None else asteroids)
+    return stage.detect(folder, output, cfg, executor=LocalPool(processes, 0.0, 0), catalog=nothing[0], asteroids=nothing[1])
+
+
 @pytest.fixture(scope="module")
 def cfg():
     return validate(CandidatesConfig, yaml.safe_load((ROOT / "conf/candidates/default.yaml").read_text()), path="candidates")
@@ -59,7 +66,7 @@ def folder(tmp_path):
 
 
 def test_the_table_is_sorted_and_the_report_counts(folder, tmp_path, cfg):
-    report = stage.detect(folder, tmp_path / "candidates.parquet", cfg, processes=1)
+    report = detect(folder, tmp_path, cfg)
     table = read_table(tmp_path / "candidates.parquet", CANDIDATES)
     assert list(table["pair_id"]) == ["a__r", "b__r", "b__r"]
     assert list(table["candidate_id"]) == ["a__r:00000", "b__r:00000", "b__r:00001"]
@@ -74,27 +81,75 @@ def test_the_table_is_sorted_and_the_report_counts(folder, tmp_path, cfg):
 
 def test_one_process_and_two_write_the_same_bytes(folder, tmp_path, cfg):
     for processes in (1, 2):
-        stage.detect(folder, tmp_path / f"{processes}.parquet", cfg, processes=processes)
-    assert (tmp_path / "1.parquet").read_bytes() == (tmp_path / "2.parquet").read_bytes()
+        detect(folder, tmp_path / str(processes), cfg, processes=processes)
+    for name in ("candidates", "lightcurves", "tracks"):
+        assert (tmp_path / f"1/{name}.parquet").read_bytes() == (tmp_path / f"2/{name}.parquet").read_bytes()
 
 
 def test_no_usable_pair_is_an_empty_table(folder, tmp_path, cfg):
     write_table(PAIRS.empty(), folder / "pairs.parquet", PAIRS)
-    report = stage.detect(folder, tmp_path / "candidates.parquet", cfg, processes=1)
+    report = detect(folder, tmp_path, cfg)
     assert report["candidates"] == 0
     assert len(read_table(tmp_path / "candidates.parquet", CANDIDATES)) == 0
 
 
 def test_what_the_limit_dropped_is_reported(folder, tmp_path, cfg):
     limited = replace(cfg, extract=replace(cfg.extract, max_candidates=1))
-    assert stage.detect(folder, tmp_path / "candidates.parquet", limited, processes=1)["dropped"] == {"b__r": 1}
+    assert detect(folder, tmp_path, limited)["dropped"] == {"b__r": 1}
+
+
+def test_a_second_run_searches_only_what_changed(folder, tmp_path, cfg, monkeypatch):
+    first = detect(folder, tmp_path, cfg)
+    whole = (tmp_path / "candidates.parquet").read_bytes()
+    write_difference(folder / "a__r.fits", product(3, (150, 90, 25), (60, 60, 50)))
+    searched = []
+    real = stage.search
+    monkeypatch.setattr(stage, "search", lambda job: searched.append(job.key) or real(job))
+    second = detect(folder, tmp_path, cfg)
+    assert searched == ["a__r"]
+    assert second["candidates"] == first["candidates"] + 1
+    write_difference(folder / "a__r.fits", product(2, (150, 90, 25)))
+    assert detect(folder, tmp_path, cfg) == first
+    assert (tmp_path / "candidates.parquet").read_bytes() == whole
+    detect(folder, tmp_path, replace(cfg, moving=replace(cfg.moving, tolerance=2.0)))
+    assert searched == ["a__r", "a__r"]  # linking is no part of a pair's search
+
+
+def test_products_that_are_gone_leave_nothing_behind(folder, tmp_path, cfg):
+    detect(folder, tmp_path, cfg)
+    pairs = read_table(folder / "pairs.parquet", PAIRS)
+    write_table(pairs[pairs["pair_id"] == "a__r"], folder / "pairs.parquet", PAIRS)
+    assert detect(folder, tmp_path, cfg)["candidates"] == 1
+    assert sorted(path.name for path in (tmp_path / "pairs").iterdir()) == ["a__r.parquet", "a__r.parquet.json"]
+
+
+def test_the_catalogue_has_light_curves_and_known_objects_their_names(folder, tmp_path, cfg):
+    ra, dec = product(1).wcs.all_pix2world([100.0, 30.0], [100.0, 200.0], 0)
+    catalog = conform(pd.DataFrame({"object_id": ["SN A", "SN B"], "s_ra": ra, "s_dec": dec}), CATALOG, source="test")
+    asteroids = conform(pd.DataFrame({"name": ["433"], "mjd": [60000.0], "s_ra": ra[:1], "s_dec": dec[:1]}), ASTEROIDS, source="test")
+    report = detect(folder, tmp_path, cfg, catalog=catalog, asteroids=asteroids)
+    curves = read_table(tmp_path / "lightcurves.parquet", LIGHTCURVES)
+    assert list(curves["pair_id"]) == ["a__r", "a__r", "b__r", "b__r"]
+    assert list(curves["detected"]) == [False, False, True, False]
+    assert curves["snr"][2] == pytest.approx(30, abs=3)
+    assert np.isnan(curves["upper_limit"][2])
+    assert curves["upper_limit"][3] == pytest.approx(3 * curves["flux_err"][3])
+    assert (report["light_curve_points"], report["light_curve_detections"]) == (4, 1)
+    table = read_table(tmp_path / "candidates.parquet", CANDIDATES)
+    assert list(table["moving_name"]) == ["", "", "433"]
+    assert report["known_objects"] == 1
+    assert report["tags"] == {"edge": 1, "moving": 1}
+    assert len(read_table(tmp_path / "tracks.parquet", TRACKS)) == 0
 
 
 def test_the_main_reads_its_own_subtree(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     folder.rename(tmp_path / "data/difference")
-    values = {"candidates": yaml.safe_load((ROOT / "conf/candidates/default.yaml").read_text()), "compute": {"workers": 1}}
+    values = {
+        "candidates": yaml.safe_load((ROOT / "conf/candidates/default.yaml").read_text()),
+        "compute": {"workers": 1, "memory_gb": 0, "retries": 2, "dask": None},
+    }
     Path("params.yaml").write_text(yaml.safe_dump(values))
     stage.main()
     assert json.loads(Path("reports/detect.json").read_text())["candidates"] == 3

@@ -57,7 +57,10 @@ def pair(science: str, reference: str, **changes: str) -> dict[str, object]:
 def settings(folder: Path, **changes: object) -> None:
     imaging = yaml.safe_load((ROOT / "conf/imaging/default.yaml").read_text())
     imaging["difference"]["gate"].update(changes)
-    (folder / "params.yaml").write_text(yaml.safe_dump({"imaging": imaging, "compute": {"workers": 1}}))
+    imaging["report"]["worst"] = 0
+    (folder / "params.yaml").write_text(
+        yaml.safe_dump({"imaging": imaging, "compute": {"workers": 1, "memory_gb": 0, "retries": 2, "dask": None}})
+    )
 
 
 @pytest.fixture
@@ -155,6 +158,41 @@ def test_a_fatal_gate_refuses_and_a_lenient_one_marks(project):
     table = read_table(project / "data/difference/pairs.parquet", PAIRS).set_index("reference_id")
     assert table.loc["old", "status"] == "refused"
     assert not list((project / "data/difference").glob("*.fits"))
+
+
+def test_the_report_lists_every_pair_and_has_a_page_of_the_marked(project):
+    settings(project, min_matched=10_000)
+    pages = project / "reports/difference"
+    pages.mkdir(parents=True)
+    (pages / "stale.png").touch()
+    difference.main()
+    assert sorted(path.name for path in pages.iterdir()) == ["index.html", "new__old.png", "overview.png"]
+    html = (pages / "index.html").read_text()
+    assert '<a href="new__old.png">' in html
+    assert "fewer than 10000" in html
+    assert "exposure sick is quarantined: it is broken." in html
+    before = contents(pages)
+    difference.main()
+    assert contents(pages) == before
+
+
+@pytest.mark.parametrize(("worst", "pages"), [(0, []), (3, ["new__old.png"])])
+def test_an_unmarked_pair_has_a_page_when_it_is_among_the_worst(project, worst, pages):
+    values = yaml.safe_load((project / "params.yaml").read_text())
+    values["imaging"]["report"]["worst"] = worst
+    (project / "params.yaml").write_text(yaml.safe_dump(values))
+    difference.main()
+    assert sorted(path.name for path in (project / "reports/difference").iterdir()) == ["index.html", *pages, "overview.png"]
+
+
+def test_the_memory_of_a_pair_is_bounded_from_both_sides(tmp_path):
+    small, large = tmp_path / "s", tmp_path / "l"
+    small.write_bytes(b"0" * 1000)
+    with large.open("wb") as file:
+        file.truncate(2_000_000_000)
+    least, most = difference.memory_needed(small, small), difference.memory_needed(large, large)
+    assert 0.2e9 < least < 0.4e9
+    assert most < 2e9
 
 
 def test_a_corrupt_product_is_quarantined_by_name(project):

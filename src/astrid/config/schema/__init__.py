@@ -6,7 +6,7 @@ and the sweep know Hydra.
 
 from __future__ import annotations
 
-from astrid.config.schema._base import Count, Seed, section
+from astrid.config.schema._base import Count, NonNegative, PositiveCount, Seed, section
 from astrid.config.schema.candidates import CandidatesConfig
 from astrid.config.schema.dataset import DatasetConfig
 from astrid.config.schema.evaluate import EvaluateConfig
@@ -23,6 +23,7 @@ __all__ = [
     "CandidatesConfig",
     "ComputeConfig",
     "Config",
+    "DaskConfig",
     "DatasetConfig",
     "EvaluateConfig",
     "ExportConfig",
@@ -37,10 +38,22 @@ __all__ = [
 
 
 @section
+class DaskConfig:
+    """A Dask cluster."""
+
+    scheduler: str  # address, e.g. tcp://host:8786; empty = a cluster of this machine's processes
+    threads: PositiveCount  # a worker of the local cluster
+    worker_memory_gb: NonNegative  # GB a worker of the local cluster; 0 = an equal share of compute.memory_gb
+
+
+@section
 class ComputeConfig:
     """Where work runs; never part of a product's digest, since it changes no result."""
 
     workers: Count  # processes; 0 = every core
+    memory_gb: NonNegative  # GB, of all that runs at once; 0 = what the machine has
+    retries: Count  # further attempts at an item whose worker died
+    dask: DaskConfig | None  # null = processes of this machine
 
 
 @section

@@ -9,6 +9,18 @@ from astrid.config.schema.psf import PsfConfig
 
 
 @section
+class AmplifierConfig:
+    """One readout channel of raw frames whose headers name none; sections are [x1:x2,y1:y2], 1-based and inclusive."""
+
+    name: str
+    data: str  # section of its exposed pixels
+    overscan: str | None
+    gain: Positive | None  # electron/ADU; null takes the exposure's
+    read_noise: NonNegative | None  # electron; null takes the exposure's, or the overscan's scatter
+    saturation: Positive | None  # ADU; null takes the exposure's
+
+
+@section
 class DetectorConfig:
     """What the detector did to the photons, and which of its pixels cannot be used."""
 
@@ -16,7 +28,11 @@ class DetectorConfig:
     saturation_fraction: Fraction  # of the saturation level; at or above it a pixel counts as saturated
     bleed_min_px: PositiveCount  # px, a saturated run along a column at least this long carries a bleed trail
     bleed_grow_px: Count  # px, the trail is grown along the column by this, and by one column to each side
-    hot_sigma: Positive  # sigma of the master bias; a pixel above its median by this is hot
+    bleed_sigma: Positive  # sigma, a trail is followed while it stands above the pixels beside it by this
+    bleed_along: Literal["columns", "rows"]  # the way of the charge
+    linearity: tuple[float, ...]  # k1, k2, ... of counts * (1 + k1 counts + k2 counts^2 + ...), 1/ADU, 1/ADU^2, ...; empty = linear
+    amplifiers: tuple[AmplifierConfig, ...]  # of raw frames whose headers name none; empty = one channel
+    hot_sigma: Positive  # sigma of the master bias or dark; a pixel above its median by this is hot
     dead_fraction: Fraction  # of the master flat's median; a pixel below it is dead
     edge_px: Count  # px, margin of the detector that is marked as edge
 
@@ -48,6 +64,16 @@ class BackgroundConfig:
 
 
 @section
+class CountsConfig:
+    """Exposures with so few photons that noise and sky follow Poisson's law, not a Gaussian's."""
+
+    few: Positive  # electrons a pixel; at a lower median variance the variance is modelled from sky and sources
+    source_probability: Fraction  # that empty sky reaches the counts which make a source, at one position
+    apertures_px: tuple[Positive, ...]  # px, radii of the discs in which sources are looked for
+    least: Positive  # counts in a cell of the mesh; with fewer the cells are made larger
+
+
+@section
 class GivenPsfConfig:
     """How a PSF stamp that comes with the exposure is cut."""
 
@@ -63,5 +89,6 @@ class CalibrateConfig:
     detector: DetectorConfig
     cosmics: CosmicsConfig
     background: BackgroundConfig
+    counts: CountsConfig
     given_psf: GivenPsfConfig
     psf: PsfConfig

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from astrid.config.schema._base import Fraction, NonNegative, Positive, PositiveCount, section
 
+Tag = Literal["cosmic_ray", "dipole", "edge", "extended", "ghost", "hot_pixel", "residual", "saturated", "trail"]
+
 
 @section
 class ExtractConfig:
@@ -41,6 +43,7 @@ class HostConfig:
     min_area: PositiveCount  # pixel
     extended_ratio: Positive  # source size over PSF size
     max_dlr: Positive  # directional light radii
+    ambiguous_ratio: Fraction  # light radii of the best over those of the second
     star_snr: Positive  # peak over sky sigma
 
 
@@ -62,6 +65,15 @@ class TagsConfig:
     edge_distance: NonNegative  # pixel
     extended_ratio: Positive  # FWHM over the PSF's, same measure
     extended_noise: NonNegative  # relative error of the FWHM times S/N
+    ghost_sigma: Positive  # sigma of D smoothed over 3 FWHM
+    ghost_radius_fwhm: tuple[Positive, Positive]  # science FWHM, least and most
+    ghost_elongation: Positive  # major over minor axis
+    ghost_raggedness: Positive  # area of the ellipse of its second moments over its own
+    ghost_smoothness: Fraction  # median over mean of its brightness
+    ghost_axis: tuple[Fraction, Fraction]  # x and y of the optical axis, of the image's width and height
+    ghost_scale: tuple[Positive, Positive]  # distance of the ghost from the axis over the star's
+    ghost_tolerance: Positive  # ghost's radii
+    ghost_near: NonNegative  # ghost's radii
 
 
 @section
@@ -73,6 +85,34 @@ class StampsConfig:
 
 
 @section
+class ForcedConfig:
+    """Forced photometry at given positions."""
+
+    sigma: Positive  # of a detection and of an upper limit
+    core_fwhm: Positive  # science FWHM
+    max_masked: Fraction  # of the core
+    edge_distance: NonNegative  # pixel
+
+
+@section
+class MovingConfig:
+    """Linking of candidates that move, and matching with known ones."""
+
+    min_rate: Positive  # arcsec / h
+    max_rate: Positive  # arcsec / h
+    max_gap: Positive  # d, between two detections of a track that stand next to each other
+    min_detections: Annotated[int, Field(ge=3)]  # of a track, in as many exposures
+    tolerance: Positive  # arcsec
+    stationary: NonNegative  # arcsec
+    max_chance: Positive  # tracks by chance
+    exclude_tags: tuple[Tag, ...]
+    asteroids: str  # path; empty = none
+    match_radius: Positive  # arcsec
+    match_sigma: Positive  # of the prediction's error
+    max_extrapolation: NonNegative  # h
+
+
+@section
 class CandidatesConfig:
     """The whole room."""
 
@@ -81,3 +121,5 @@ class CandidatesConfig:
     host: HostConfig
     tags: TagsConfig
     stamps: StampsConfig
+    forced: ForcedConfig
+    moving: MovingConfig

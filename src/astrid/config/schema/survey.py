@@ -6,7 +6,7 @@ from typing import Literal
 
 from astrid.config.schema._base import NonNegative, Positive, section
 
-Companion = Literal["noise", "psf", "mask", "bias", "flat"]
+Companion = Literal["noise", "psf", "mask", "bias", "flat", "dark", "variance", "exposure"]
 HeaderColumn = Literal[
     "survey", "instrument", "detector", "filter", "field_id", "mjd", "exptime", "unit", "gain", "read_noise", "saturation"
 ]

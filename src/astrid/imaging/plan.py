@@ -1,0 +1,128 @@
+"""What is known of a pair before a pixel is subtracted: the mapping, the flux scale, the skies, and the tiles to work through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from astrid.config.schema.imaging import DifferenceConfig
+from astrid.core.errors import NoOverlapError, TooFewStarsError
+from astrid.core.records import FloatImage, Psf, monomials
+from astrid.imaging.astrometry import Registration, refine
+from astrid.imaging.exposure import Measured
+from astrid.imaging.fluxscale import FluxScale, flux_scale, header_scale
+from astrid.imaging.resample import Resampler, map_psf
+from astrid.imaging.tiles import Tile, plan_tiles
+from astrid.imaging.zogy import Side, reach, score_weight
+
+_WEIGHT_SIDE = 64  # frequencies a side, for the weight of the interpolation's response
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A pair on the science grid, ready to be subtracted tile by tile."""
+
+    new: Measured
+    old: Measured
+    registration: Registration
+    resampler: Resampler
+    scale: FluxScale
+    noise: float  # RMS of the blank sky of the resampled reference, unit of science
+    level: float  # of the reference's sky on the science grid and flux scale
+    response: float  # power of the reference's noise that interpolation leaves at the PSF's scale, over the image
+    weight: NDArray[np.float64]  # |k_r^|^2 on a small grid of frequencies: where the score looks at the reference's noise
+    side: int  # px, of the reference's PSF stamps on the science grid
+    tiles: list[Tile]
+    config: DifferenceConfig
+
+    def psfs(self, x: float, y: float) -> tuple[Psf, Psf]:
+        """PSFs of the science image and of the resampled reference at a science pixel."""
+        old = reference_psf(self.old.psf, self.registration, x, y)
+        return self.new.psf.at(x, y), replace(old, stamp=_to_side(old.stamp, self.side))
+
+
+def reference_psf(psf: Psf, registration: Registration, x: float, y: float) -> Psf:
+    """The reference's PSF at a science pixel, on the science grid."""
+    rx, ry = registration.mapping(np.array([x]), np.array([y]))
+    here = psf.at(float(rx[0]), float(ry[0])) if np.isfinite([rx[0], ry[0]]).all() else replace(psf, terms=None)
+    return map_psf(here, registration.mapping.jacobian(x, y))
+
+
+def _to_side(stamp: FloatImage, side: int) -> FloatImage:
+    """A centred odd stamp cut or padded to `side`, of unit sum."""
+    half, want = stamp.shape[0] // 2, side // 2
+    keep = slice(max(half - want, 0), half + min(half, want) + 1)
+    out = np.pad(stamp[keep, keep], max(want - half, 0))
+    return np.asarray(out / out.sum(), dtype=np.float32)
+
+
+def plan_pair(new: Measured, old: Measured, config: DifferenceConfig) -> Plan:
+    """Match, scale and tile a pair.
+
+    Raises
+    ------
+    NoOverlapError
+        When less than `config.min_overlap` of the science pixels lies on the reference.
+    """
+    science, reference = new.image, old.image
+    registration = refine(new.points, old.points, science.wcs, reference.wcs, new.shape, config.registration)
+    resampler = Resampler(reference.data, reference.variance, reference.dq, registration.mapping, new.shape, config.resample)
+    overlap = resampler.footprint()
+    if overlap < config.min_overlap:
+        raise NoOverlapError(
+            f"{reference.info.exposure_id} covers {overlap:.1%} of {science.info.exposure_id}, less than "
+            f"imaging.difference.min_overlap = {config.min_overlap:.1%}; choose another reference."
+        )
+    middle = ((new.shape[1] - 1) / 2, (new.shape[0] - 1) / 2)
+    area = abs(float(np.linalg.det(registration.mapping.jacobian(*middle))))
+    scale = _scale(new, old, registration, area, config)
+    psf_new, psf_old = new.psf.at(*middle), reference_psf(old.psf, registration, *middle)
+    noise = old.noise * scale.ratio * np.sqrt(area)
+    flat = np.zeros((1, 1), np.float32)
+    sides = (Side(flat, flat, psf_new.stamp, new.noise), Side(flat, flat, psf_old.stamp, noise))
+    weight = score_weight(sides[0], sides[1], _WEIGHT_SIDE)
+    response = resampler.response(weight, slice(0, new.shape[0]), slice(0, new.shape[1]))
+    return Plan(
+        new=new,
+        old=old,
+        registration=registration,
+        resampler=resampler,
+        scale=scale,
+        noise=float(noise * np.sqrt(response)),
+        level=old.level * scale.ratio * area,
+        response=response,
+        weight=weight,
+        side=psf_old.stamp.shape[0],
+        tiles=plan_tiles(new.shape, config.tiles.core_px, reach(psf_new.stamp, psf_old.stamp)),
+        config=config,
+    )
+
+
+def _scale(new: Measured, old: Measured, registration: Registration, area: float, config: DifferenceConfig) -> FluxScale:
+    """From the PSF fluxes of the matched stars, each in its own pixels; by the headers where stars are too few."""
+    ours = new.sources[new.rows[registration.index_science]]
+    theirs = old.sources[old.rows[registration.index_reference]]
+    good = ours["good"] & theirs["good"]
+    ours, theirs = ours[good], theirs[good]
+    try:
+        return flux_scale(ours["flux_fit"], ours["error_flux"], theirs["flux_fit"], theirs["error_flux"], config.flux_scale)
+    except TooFewStarsError:
+        return header_scale(new.image.info, old.image.info, area)
+
+
+def over_field(stamps: NDArray[np.float32], centres: NDArray[np.float64], frame: tuple[float, float, float], terms: int) -> Psf:
+    """A PSF through stamps (n, k, k) known at centres (n, 2): by least squares in the first `terms` monomials; their mean for 0.
+
+    With fewer stamps than terms, the terms of the highest degree that the stamps determine.
+    """
+    while terms and len(stamps) <= terms:
+        terms = {2: 0, 5: 2, 9: 5}.get(terms, 0)
+    if not terms:
+        return Psf(np.asarray(stamps.mean(axis=0), np.float32), "given")
+    scaled = (centres - np.array(frame[:2])) / frame[2]
+    design = np.array([[1.0, *monomials(u, v, terms)] for u, v in scaled])
+    solved = np.linalg.lstsq(design, stamps.reshape(len(stamps), -1).astype(np.float64), rcond=None)[0]
+    planes = solved.reshape(terms + 1, *stamps.shape[1:]).astype(np.float32)
+    return Psf(planes[0], "given", terms=planes[1:], frame=frame)
