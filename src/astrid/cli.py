@@ -98,6 +98,43 @@ def detect(product: Path, output: Path, triplets: Path | None, picture: Path | N
 
 
 @cli.command()
+@click.argument("products", type=existing, nargs=-1, required=True)
+@click.option("-o", "--output", type=target, required=True, help="Table of light curves to write (Parquet).")
+@click.option("--at", multiple=True, help="Position RA,DEC in degrees or sexagesimal, ICRS; may be given again.")
+@click.option("--positions", type=existing, help="Table of positions (csv, ecsv or parquet) with a name for each.")
+@click.option("--picture", type=target, help="Also write a PNG of flux against time.")
+@click.option("-S", "--set", "overrides", multiple=True, help="Change a setting, e.g. candidates.forced.sigma=5.")
+def forced(
+    products: tuple[Path, ...], output: Path, at: tuple[str, ...], positions: Path | None, picture: Path | None, overrides: tuple[str, ...]
+) -> None:
+    """Measure the flux at given positions on difference products: light curves with upper limits.
+
+    PRODUCTS are what `astrid subtract` or the stage difference wrote, of one field or of many.
+    """
+    from astrid.commands.forced import forced as run
+    from astrid.commands.settings import section
+    from astrid.config.schema import CandidatesConfig
+
+    cfg = section(CandidatesConfig, "candidates", overrides).forced
+    run(list(products), output, at=at, positions=positions, cfg=cfg, picture=picture)
+
+
+@cli.command()
+@click.argument("exposures", type=existing)
+@click.option("-o", "--output", type=target, required=True, help="Table of moving objects to write (Parquet).")
+@click.option("--radius", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Of the cone a field, deg.")
+@click.option("--location", default="500", show_default=True, help="IAU code of the observatory; 500 = the geocentre.")
+def asteroids(exposures: Path, output: Path, radius: float, location: str) -> None:
+    """Fetch the known moving objects in the fields of a table of exposures from SkyBoT.
+
+    Needs a network. `candidates.moving.asteroids` names the table to the stage detect.
+    """
+    from astrid.commands.asteroids import asteroids as run
+
+    run(exposures, output, radius=radius, location=location)
+
+
+@cli.command()
 @click.argument("image", type=existing)
 @click.option("-o", "--output", type=target, required=True, help="Image with the transients added (FITS).")
 @click.option("--truth", type=target, required=True, help="Truth table to write (Parquet).")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS = [[], ["doctor"], ["params"], ["subtract"], ["detect"], ["inject"], ["score"], ["registry"], ["registry", "list"]]
+VERBS = [[], ["doctor"], ["params"], ["subtract"], ["detect"], ["inject"], ["forced"], ["asteroids"], ["score"], ["registry"], ["registry", "list"]]
 
 
 def astrid(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from astrid.commands.exposure import load
+from astrid.commands.exposure import load, split_extension
 from astrid.commands.paths import check_outputs
 from astrid.config.schema.calibrate import CalibrateConfig
 from astrid.config.schema.imaging import DifferenceConfig
@@ -44,6 +44,7 @@ def subtract(
     """
     from astrid.imaging.pair import subtract_pair
     from astrid.io.fits import write_difference
+    from astrid.io.planes import scratch_beside
 
     _check_pair(science, reference)
     companions = (science_psf, reference_psf, science_noise, reference_noise, science_mask, reference_mask)
@@ -52,25 +53,32 @@ def subtract(
     new = load(science, calibrate, role="science", psf=science_psf, noise=science_noise, mask=science_mask)
     old = load(reference, calibrate, role="reference", psf=reference_psf, noise=reference_noise, mask=reference_mask)
     calibrated = time.perf_counter()
-    product = subtract_pair(new, old, difference)
-    subtracted = time.perf_counter()
-    write_difference(output, product)
-    seconds = (calibrated - start, subtracted - calibrated, time.perf_counter() - subtracted)
-    print(_summary(new, old, product, seconds))
-    print(f"difference -> {output}")
-    if picture is not None:
-        from astrid.evaluation.pairpage import pair_page
-        from astrid.evaluation.style import png_bytes
+    with scratch_beside(output) as scratch:
+        product = subtract_pair(new, old, difference, allocate=scratch)
+        subtracted = time.perf_counter()
+        write_difference(output, product)
+        seconds = (calibrated - start, subtracted - calibrated, time.perf_counter() - subtracted)
+        print(_summary(new, old, product, seconds))
+        print(f"difference -> {output}")
+        if picture is not None:
+            _draw(product, picture)
 
-        write_bytes(picture, png_bytes(pair_page(product)))
-        print(f"picture -> {picture}")
+
+def _draw(product: Difference, picture: Path) -> None:
+    from astrid.evaluation.pairpage import pair_page
+    from astrid.evaluation.style import png_bytes
+
+    write_bytes(picture, png_bytes(pair_page(product)))
+    print(f"picture -> {picture}")
 
 
 def _check_pair(science: Path, reference: Path) -> None:
-    for path in (science, reference):
+    """Both name a file, and not the same image; "name.fits[2]" names one extension."""
+    files = [split_extension(path) for path in (science, reference)]
+    for path, _ in files:
         if not path.is_file():
             raise InputError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; give a FITS file.")
-    if science.samefile(reference):
+    if files[0][0].samefile(files[1][0]) and files[0][1] == files[1][1]:
         raise InputError(f"science and reference are the same file, {science}; a difference needs two exposures.")
 
 

@@ -34,6 +34,7 @@ KIND_OF_TAG = {
     "saturated": "saturation",
     "dipole": "dipole",
     "residual": "residual",
+    "ghost": "ghost",
     "edge": "edge",
     "extended": "extended",
 }

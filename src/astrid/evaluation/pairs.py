@@ -36,7 +36,8 @@ MEASURES = (
     Measure("q_registration_rms_px", "RMS, px", "Registration RMS of stars (px)", ".3f", upper="max_registration_rms_px"),
     Measure("q_n_matched", "stars", "Matched stars", ".0f", lower="min_matched", panel=False),
     Measure("fwhm_ratio", "PSF ratio", "Broader PSF over the narrower (FWHM)", ".2f", upper="max_fwhm_ratio", ideal=1.0),
-    Measure("q_flux_scatter", "flux scatter", "Scatter of the stars' flux ratio", ".3f", upper="max_flux_scatter"),
+    Measure("psf_residual", "PSF fit", "Residual of the worse PSF (RMS over flux)", ".4f"),
+    Measure("q_flux_scatter", "flux scatter", "Scatter of the stars' flux ratio", ".3f", upper="max_flux_scatter", panel=False),
     Measure(
         "q_score_std_raw",
         "width",
@@ -50,16 +51,20 @@ MEASURES = (
     Measure("q_score_tail", "tail", "Blank sky beyond 5 sigma (fraction)", ".1e", upper="max_score_tail"),
     Measure("q_overlap", "overlap", "Overlap with the reference (fraction)", ".3f", lower="min_overlap"),
     Measure("q_masked_fraction", "masked", "Masked (fraction)", ".3f", upper="max_masked_fraction", panel=False),
-    Measure("q_star_residual", "residual", "Left of bright stars (fraction of flux)", ".4f", upper="max_star_residual"),
+    Measure("q_star_residual", "residual", "Left of bright stars (fraction of flux)", ".4f"),
+    Measure("q_star_score", "star score", "Median |S_corr| at bright stars (sigma)", ".2f", upper="max_star_score", panel=False),
 )
 
 
 def with_ratios(table: pd.DataFrame) -> pd.DataFrame:
-    """The pair table with the column `fwhm_ratio`, broader over narrower PSF."""
-    if not {"q_fwhm_science", "q_fwhm_reference"} <= set(table.columns):
-        return table
-    widths = table[["q_fwhm_science", "q_fwhm_reference"]].astype(float)
-    return table.assign(fwhm_ratio=widths.max(axis=1) / widths.min(axis=1))
+    """The pair table with the columns `fwhm_ratio`, broader over narrower PSF, and `psf_residual`, the larger of both images."""
+    out = table.copy()
+    for name, stem in (("fwhm_ratio", "q_fwhm"), ("psf_residual", "q_psf_residual")):
+        columns = [f"{stem}_science", f"{stem}_reference"]
+        if set(columns) <= set(table.columns):
+            both = table[columns].astype(float)
+            out[name] = both.max(axis=1) / both.min(axis=1) if name == "fwhm_ratio" else both.max(axis=1)
+    return out
 
 
 def known(table: pd.DataFrame) -> list[Measure]:

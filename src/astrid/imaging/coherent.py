@@ -120,9 +120,10 @@ def _find_peaks(scene: _Scene) -> _Peaks:
     sigma = [[np.asarray(value, np.float32) for value in side.astrometry] for side in scene.sides]
     photometry = (scene.sides[0].photometry, scene.sides[1].photometry)
     most = max(np.hypot(sigma[0][axis].max(), sigma[1][axis].max()) for axis in (0, 1)) * scene.look.steepest
-    needed = np.sqrt(scene.share) / max(float(most), *photometry, np.finfo(np.float32).tiny)
+    scatter = max(float(most), *photometry)
+    needed = np.sqrt(scene.share) / scatter if scatter > 0 else np.inf
     reach = max(1, round(_SEPARATION_FWHMS * scene.look.fwhm))
-    least = np.float32(max(LEAST_SNR, needed) * scene.result.blank_error)
+    least = max(LEAST_SNR, needed) * scene.result.blank_error
     y, x = np.nonzero(scene.light[reach:-reach, reach:-reach] > least)
     y, x = y + reach, x + reach
     height = scene.light[y, x]
@@ -257,7 +258,7 @@ class _Group:
         wanted = ndimage.maximum_filter(model > np.float32(scene.share) * total, size=(1, size, size))
         shares = _shared_light(peaks, claims, corner, side, scene.look.fwhm)
         if shares is not None:
-            wanted &= shares[:, 0] >= shares[:, 1:].max(axis=1)
+            wanted &= shares[:, 0] >= shares.max(axis=1)
         total -= model
         np.maximum(total, np.float32(_LEAST_VARIANCE * scene.result.blank_error**2), out=total)
         return cls(peaks, claims, corner, side, light, total, shares, wanted)

@@ -54,6 +54,7 @@ _PSF_CARDS = {
     "fwhm": ("PSFFWHM", "[pixel] full width at half maximum"),
     "residual": ("PSFRESID", "RMS of star - model over flux"),
 }
+_PSF_QUADRANTS = tuple((f"PSFRES{number}", "RMS residual of a quadrant: ll, lr, ul, ur") for number in range(4))
 _PSF_FRAME = (
     ("PSFX0", "[pixel] centre of the field, 0-based"),
     ("PSFY0", "[pixel] its planes: 1, u, v, u2, uv, v2"),
@@ -262,6 +263,7 @@ def _packed(array: FloatImage | DQImage, name: str, header: fits.Header) -> Any:
 
 def _psf_hdu(psf: Psf, name: str) -> fits.ImageHDU:
     header = _cards(psf, _PSF_CARDS)
+    header.extend([(card, _value(value), comment) for (card, comment), value in zip(_PSF_QUADRANTS, psf.quadrants, strict=False)])
     if psf.terms is None:
         return fits.ImageHDU(psf.stamp, header, name)
     header.extend([(card, value, comment) for (card, comment), value in zip(_PSF_FRAME, psf.frame, strict=True)])
@@ -281,6 +283,7 @@ def _psf(hdu: Any) -> Psf:
         residual=_number(values["residual"]),
         terms=stamps[1:] if varies else None,
         frame=(x0, y0, scale),
+        quadrants=tuple(_number(hdu.header[card]) for card, _ in _PSF_QUADRANTS if card in hdu.header),
     )
 
 

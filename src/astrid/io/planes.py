@@ -65,27 +65,39 @@ class DiskPlane:
 
 
 class Scratch:
-    """Hands out planes of zeros: in memory while they are small, in files of one folder when they are large."""
+    """Hands out planes of zeros: in memory while they are small, in files of one folder, made when it is needed, when they are large."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._count = 0
 
     def __call__(self, shape: tuple[int, int], dtype: DTypeLike) -> Any:
         """A plane of zeros, (ny, nx): an ndarray, or a `DiskPlane` for more than `LARGE` pixels."""
         if shape[0] * shape[1] <= LARGE:
             return np.zeros(shape, dtype)
-        path = self._folder / f"{self._count}.plane"
+        if self._folder is None:
+            self._place.parent.mkdir(parents=True, exist_ok=True)
+            self._folder = tempfile.TemporaryDirectory(prefix=f".{self._place.name}.", suffix=".part", dir=self._place.parent)
+        path = Path(self._folder.name) / f"{self._count}.plane"
         self._count += 1
         kind = np.dtype(dtype)
         with path.open("wb") as file:
             file.truncate(shape[0] * shape[1] * kind.itemsize)
         return DiskPlane(path, 0, (int(shape[0]), int(shape[1])), kind.str)
 
+    def clear(self) -> None:
+        """Remove the files; planes that were handed out must not be used any more."""
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
 
 @contextmanager
 def scratch_beside(path: Path) -> Iterator[Scratch]:
     """A `Scratch` whose files lie in the folder of `path` and are gone when the block ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".part", dir=path.parent) as folder:
-        yield Scratch(Path(folder))
+    scratch = Scratch(path)
+    try:
+        yield scratch
+    finally:
+        scratch.clear()

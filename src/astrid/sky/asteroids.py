@@ -67,7 +67,7 @@ def fetch_asteroids(exposures: pd.DataFrame, *, radius: float, location: str = "
 
 def _client(server: str | None) -> Any:
     """astroquery's SkyBoT client, sent to `server` where one is given."""
-    from astroquery.imcce import SkybotClass  # type: ignore[import-untyped]
+    from astroquery.imcce import SkybotClass
 
     class Client(SkybotClass):  # type: ignore[misc]
         def _request(self, method: str, url: str, **options: Any) -> Any:
@@ -81,7 +81,7 @@ def _cone(client: Any, ra: float, dec: float, mjd: float, radius: float, locatio
     from astropy.coordinates import SkyCoord
     from astropy.io.votable.exceptions import VOWarning
     from astropy.time import Time
-    from astroquery.exceptions import NoResultsWarning  # type: ignore[import-untyped]
+    from astroquery.exceptions import NoResultsWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoResultsWarning)  # an empty field is an answer

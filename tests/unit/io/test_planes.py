@@ -33,9 +33,13 @@ def test_small_planes_lie_in_memory_and_large_ones_on_disk(tmp_path, small_is_la
 
 
 def test_scratch_files_are_gone_after_a_failure(tmp_path, small_is_large):
-    with pytest.raises(ZeroDivisionError), scratch_beside(tmp_path / "out.fits") as scratch:
-        scratch((40, 50), np.float32)
-        raise ZeroDivisionError
+    def fail():
+        with scratch_beside(tmp_path / "out.fits") as scratch:
+            scratch((40, 50), np.float32)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -48,7 +52,7 @@ def _exposure(scratch, shape=(48, 64)):
     wcs = WCS(naxis=2)
     wcs.wcs.ctype, wcs.wcs.crval, wcs.wcs.cdelt, wcs.wcs.crpix = ["RA---TAN", "DEC--TAN"], [10.0, 20.0], [-1e-4, 1e-4], [24.0, 32.0]
     terms = rng.normal(size=(5, 5, 5)).astype(np.float32)
-    psf = Psf(np.full((5, 5), 0.04, np.float32), "empirical", 12, 2.5, 0.001, terms, (31.5, 23.5, 32.0))
+    psf = Psf(np.full((5, 5), 0.04, np.float32), "empirical", 12, 2.5, 0.001, terms, (31.5, 23.5, 32.0), (0.1, float("nan"), 0.2, 0.3))
     sources = np.zeros(3, [("x", "f8"), ("flags", "u4"), ("good", "?")])
     sources["x"], sources["flags"], sources["good"] = [1.5, 2.5, 3.5], [0, 2**31, 7], [True, False, True]
     info = ExposureInfo("e1", "survey", "cam", "d1", "r", 59000.5, 30.0)
@@ -104,6 +108,7 @@ def test_a_varying_psf_and_the_sources_survive_a_product(tmp_path):
     assert isinstance(back.data, np.ndarray)
     np.testing.assert_array_equal(back.psf.terms, exposure.psf.terms)
     assert back.psf.frame == (31.5, 23.5, 32.0)
+    np.testing.assert_array_equal(back.psf.quadrants, exposure.psf.quadrants)
     np.testing.assert_allclose(back.psf.at(50.0, 3.0).stamp, exposure.psf.at(50.0, 3.0).stamp)
     for name in exposure.sources.dtype.names:
         np.testing.assert_array_equal(back.sources[name], exposure.sources[name])

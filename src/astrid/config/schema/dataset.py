@@ -6,7 +6,7 @@ from typing import Literal
 
 from astrid.config.schema._base import Count, Fraction, NonNegative, Positive, PositiveCount, Seed, section
 
-Tag = Literal["cosmic_ray", "dipole", "residual", "saturated", "trail", "edge", "hot_pixel", "extended"]
+Tag = Literal["cosmic_ray", "dipole", "residual", "saturated", "trail", "edge", "hot_pixel", "extended", "ghost"]
 
 
 @section
