@@ -59,7 +59,7 @@ $(PEERS)/.installed: benchmarks/requirements-peers.txt
 
 clean:  ## remove products and caches; keeps .venv, the DVC cache and mlflow.db
 	rm -rf data/catalog data/raw data/pairs data/calibrated data/difference data/candidates data/triplets data/splits data/scores
-	rm -rf models/train models/checkpoints models/evaluate models/export reports/figures reports/plots reports/index.html
+	rm -rf models/train models/checkpoints models/evaluate models/export reports/difference reports/figures reports/plots reports/index.html
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 

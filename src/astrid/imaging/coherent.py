@@ -44,8 +44,13 @@ _CLAIM_SNR = 2.0  # S/N of its light at the nearest pixel of a window, for a sou
 _COLUMN_FWHMS = 2.5  # FWHM around a window's source, within which another's shift must matter for a column of its own
 _TAPER_SNR = 1.5  # S/N of the light at which a pixel counts half in the fit of the shifts: below, it is noise that is shifted
 _BROADER = 0.7  # of a distance: a star is that much broader in the score than in D
+_MISFIT_SNR = 30.0  # of a source whose residual is looked at for what the shifts leave
+_MISFIT_SOURCES = 8  # of them, at least
+_MISFIT_SIGMAS = 2.5  # above its own error, that the median residual counts
+_MEDIAN_OF_SQUARE = 0.455  # median of the square of a standard normal number
+_CORE = 0.3  # of a source's peak, down to which it is its core
 _CHUNK_PX = 1 << 16  # px of windows worked on at once
-_LEAST_VARIANCE = 0.05  # of the blank sky's: what is left of V(S) without V_ast, at least
+_LEAST_VARIANCE = 0.3  # of the blank sky's: what is left of V(S) without V_ast, at least
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +105,10 @@ def coherent_score(new: Side, ref: Side, result: Subtraction, inner: Window | No
             break
         chosen = np.sort(np.concatenate([left, np.flatnonzero(first == size)]))
         left = _work_through(scene, peaks, chosen, filters_for(optics, side), reach, last=factor == _SIDES_FWHMS[-1], found=found)
+    misfit = _misfit(found, peaks)
     for part in found:  # not before: windows overlap
-        result.score[part.place], result.flux[part.place], result.flux_error[part.place] = part.flux / part.error, part.flux, part.error
+        error = np.sqrt(np.square(part.error) + np.float32(misfit) * np.square(part.light))
+        result.score[part.place], result.flux[part.place], result.flux_error[part.place] = part.flux / error, part.flux, error
     return result
 
 
@@ -229,6 +236,8 @@ class _Found:
     place: tuple[NDArray[np.intp], NDArray[np.intp]]  # y, x
     flux: FloatImage
     error: FloatImage
+    light: FloatImage  # of the reference, the most within a pixel
+    source: NDArray[np.intp]  # whose pixel it is
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,8 +260,8 @@ class _Group:
         corner = _corners(scene, peaks.place[own], side)
         light = _cut(scene.light, corner, side)
         model = np.zeros_like(light)
-        _add_scatter(model, light, peaks.sigma[own, 1], peaks.photometry[1])
-        _add_scatter(model, _cut(scene.result.scene, corner, side), peaks.sigma[own, 0], peaks.photometry[0])
+        for image, share in ((scene.sides[1], light), (scene.sides[0], _cut(scene.result.scene, corner, side))):
+            _add_scatter(model, share, image, corner)
         total = np.square(_cut(scene.result.flux_error, corner, side))
         size = 2 * round(scene.look.fwhm / 2) + 1
         wanted = ndimage.maximum_filter(model > np.float32(scene.share) * total, size=(1, size, size))
@@ -271,13 +280,16 @@ class _Group:
         return np.asarray(np.any([rim.any(axis=1) & free for rim, free in zip(rims, open_, strict=True)], axis=0))
 
 
-def _add_scatter(model: FloatImage, light: FloatImage, sigma: NDArray[np.float32], photometry: float) -> None:
+def _add_scatter(model: FloatImage, light: FloatImage, image: Side, corner: NDArray[np.intp]) -> None:
     """Add the variance of registration and flux scatter that `subtract` put into V(S) for one image, in place."""
-    half = (sigma * np.float32(0.5))[:, :, None, None]
-    model[:, :, 1:-1] += np.square((light[:, :, 2:] - light[:, :, :-2]) * half[:, 0])
-    model[:, 1:-1] += np.square((light[:, 2:] - light[:, :-2]) * half[:, 1])
-    if photometry > 0:
-        model += np.square(np.float32(photometry) * light)
+    side = light.shape[1]
+    slopes = (light[:, :, 2:] - light[:, :, :-2], light[:, 2:] - light[:, :-2])
+    within = ((slice(None), slice(None), slice(1, -1)), (slice(None), slice(1, -1)))
+    for slope, sigma, inside in zip(slopes, image.astrometry, within, strict=True):
+        slope *= np.float32(0.5) * (_cut(sigma, corner, side)[inside] if isinstance(sigma, np.ndarray) else np.float32(sigma))
+        model[inside] += np.square(slope)
+    if image.photometry > 0:
+        model += np.square(np.float32(image.photometry) * light)
 
 
 def _shared_light(peaks: _Peaks, claims: _Claims, corner: NDArray[np.intp], side: int, fwhm: float) -> FloatImage | None:
@@ -329,4 +341,29 @@ def _filtered(scene: _Scene, group: _Group, members: NDArray[np.intp], count: in
     window, row, column = np.nonzero(counts[:, inside, inside] & group.wanted[members, inside, inside])
     row, column = row + reach, column + reach
     place = (row + corner[window, 0], column + corner[window, 1])
-    return _Found(place, flux[window, row, column], error[window, row, column])
+    most = ndimage.maximum_filter(light, size=(1, 3, 3))[window, row, column]
+    return _Found(place, flux[window, row, column], error[window, row, column], most, group.claims.source[members[window], 0])
+
+
+def _misfit(found: list[_Found], peaks: _Peaks) -> float:
+    """Square of the relative misfit that the shifts leave in the cores of bright sources, as the median of them has it; 0 if it is noise.
+
+    PSFs that are not quite right leave residuals in proportion to the light, which no shift explains.
+    """
+    if not found:
+        return 0.0
+    source = np.concatenate([part.source for part in found])
+    flux, error, light = (np.concatenate([getattr(part, name) for part in found]) for name in ("flux", "error", "light"))
+    height = np.zeros(len(peaks.snr), np.float32)
+    np.maximum.at(height, source, light)
+    core = (light > np.float32(_CORE) * height[source]) & (peaks.snr[source] > _MISFIT_SNR)
+    excess, weight = (
+        np.bincount(source[core], values, minlength=len(height))
+        for values in (np.square(flux[core] / error[core]) - 1.0, np.square(light[core] / error[core]))
+    )
+    each = np.sort(excess[weight > 0] / weight[weight > 0])
+    if len(each) < _MISFIT_SOURCES:
+        return 0.0
+    low, middle = (float(value) for value in np.quantile(each, (0.16, 0.5)))
+    doubt = 1.25 * (middle - low) / np.sqrt(len(each))  # from below: what has a misfit spreads upwards
+    return middle / _MEDIAN_OF_SQUARE if middle > _MISFIT_SIGMAS * doubt else 0.0

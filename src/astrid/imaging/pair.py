@@ -49,8 +49,8 @@ class _Note:
     psfs: tuple[FloatImage, FloatImage, FloatImage] | None  # science, reference, difference; None where nothing is usable
     covered: int  # px with reference data
     masked: int  # px without evidence
-    difference: FloatImage  # a sample of the blank sky, with the score and the flux's error there
-    score: FloatImage
+    score: FloatImage  # a sample of the blank sky
+    flux: FloatImage
     flux_err: FloatImage
 
 
@@ -143,23 +143,27 @@ def _keep(planes: Mapping[str, Any], result: TileResult, step: int) -> _Note:
     for name, plane in planes.items():
         plane[result.tile.write] = getattr(result, name)
     thin = result.blank[::step, ::step]
-    difference, score, flux_err = (getattr(result, name)[::step, ::step][thin] for name in ("difference", "score", "flux_err"))
+    score, flux, flux_err = (getattr(result, name)[::step, ::step][thin] for name in ("score", "flux", "flux_err"))
     return _Note(
         tile=result.tile,
         gain=result.gain,
         psfs=result.psfs,
         covered=int(np.count_nonzero(np.isfinite(result.reference))),
         masked=int(np.count_nonzero(unusable(result.dq))),
-        difference=difference,
         score=score,
+        flux=flux,
         flux_err=flux_err,
     )
 
 
 def _blank_sky(notes: Sequence[_Note], cfg: ScoreConfig) -> _Sky:
-    """Level of the difference and width of the score on blank sky: there the stars' wings do not bias the level."""
-    difference = np.concatenate([note.difference for note in notes])
-    level = clipped_median(difference) if len(difference) else 0.0
+    """Level of the difference and width of the score on blank sky.
+
+    The level is read from the flux, which the matched filter has made nearly Gaussian: the median of few and skewed counts is not
+    their mean.
+    """
+    levels = np.concatenate([note.flux / np.float32(note.gain) for note in notes if note.gain > 0])
+    level = clipped_median(levels) if len(levels) else 0.0
     score = np.concatenate([note.score - np.float32(level * note.gain) / note.flux_err for note in notes]).astype(np.float32)
     raw = score_statistics(score)
     factor = _renormalisation(raw, cfg)

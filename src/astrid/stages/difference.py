@@ -6,7 +6,7 @@ reports/difference holds the table of all pairs and a page of pictures of the wo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from astrid.core.provenance import digest_bytes, digest_code, digest_file, diges
 from astrid.core.records import Difference
 from astrid.core.runtime import log, write_bytes, write_json
 from astrid.io.fits import read_calibrated, write_difference
+from astrid.io.planes import scratch_beside
 from astrid.io.tables import EXPOSURES, PAIRS, TRUTH, read_table, write_table
 from astrid.stages.common import Job, executor, prune, quarantine, resume, run, settings
 
@@ -124,23 +125,24 @@ def _subtract_one(job: Job) -> dict[str, Any]:
     from astrid.imaging.pair import subtract_pair
 
     task: PairTask = job.payload
-    try:
-        difference = subtract_pair(read_calibrated(task.science), read_calibrated(task.reference), task.config)
-    except (ImagingError, InputError) as error:
-        job.output.unlink(missing_ok=True)
-        return {"status": "refused" if isinstance(error, ImagingError) else "quarantined", "reason": str(error)}
-    write_difference(job.output, with_truth(difference, task.truth))
+    with scratch_beside(job.output) as scratch:
+        try:
+            difference = subtract_pair(read_calibrated(task.science), read_calibrated(task.reference), task.config, allocate=scratch)
+        except (ImagingError, InputError) as error:
+            job.output.unlink(missing_ok=True)
+            return {"status": "refused" if isinstance(error, ImagingError) else "quarantined", "reason": str(error)}
+        write_difference(job.output, with_truth(difference, task.truth, scratch))
     return {"status": "ok", "reason": "", **quality_columns(difference)}
 
 
-def with_truth(difference: Difference, positions: tuple[tuple[float, float], ...]) -> Difference:
+def with_truth(difference: Difference, positions: tuple[tuple[float, float], ...], allocate: Callable[..., Any] = np.zeros) -> Difference:
     """The product with a TRUTH plane: 1 on the pixel nearest to each known change inside the image."""
     ny, nx = difference.dq.shape
-    truth = np.zeros((ny, nx), np.uint32)
+    truth = allocate((ny, nx), np.uint32)
     for x, y in positions:
         column, row = round(x), round(y)
         if 0 <= row < ny and 0 <= column < nx:
-            truth[row, column] = 1
+            truth[row : row + 1, column : column + 1] = 1
     return replace(difference, truth=truth)
 
 

@@ -159,3 +159,43 @@ def test_filters_bring_the_reference_into_the_difference(sides):
     assert flux.max() == pytest.approx(1.0, abs=5e-3)
     assert (filters.mixed >= 0).all()
     assert (filters.mixed <= 1).all()
+
+
+def test_a_varying_scatter_is_taken_off_where_it_was_put_on(sides):
+    """V(S) without V_ast is that of a subtraction that never had it, though the scatter changes fast across a source."""
+    plane = np.linspace(0.02, 0.14, SHAPE[1], dtype=np.float32)[None, :] * np.ones((SHAPE[0], 1), np.float32)
+    pair = _with(sides, astrometry=(plane, plane))
+    scored = coherent_score(*pair, subtract(*pair))
+    bare = subtract(*_with(sides, astrometry=(0.0, 0.0)))
+    assert (scored.flux_error > 0.9 * bare.flux_error).all()
+
+
+def _grid_of_stars(skies, profiles, wrong):
+    """Unshifted stars; the science image's are broader by the factor `wrong` than its PSF says."""
+    rng = np.random.default_rng(9)
+    x, y = (axis.ravel() + rng.uniform(-0.5, 0.5, axis.size) for axis in np.meshgrid(np.arange(25.0, 210, 32), np.arange(25.0, 170, 32)))
+    flux = 1e4 * 10 ** rng.uniform(size=x.size)
+    out = []
+    seen = (skies.pixelised(skies.moffat(3.0 * wrong)), profiles[1])
+    for profile, told, sky in zip(seen, profiles, (100.0, 25.0), strict=True):
+        variance = skies.render(SHAPE, profile, x, y, flux) + sky
+        data = variance - sky + rng.normal(size=SHAPE) * np.sqrt(variance)
+        stamp = skies.stamp_of(told, 15)
+        out.append(Side(data.astype(np.float32), variance.astype(np.float32), stamp, float(np.sqrt(sky)), astrometry=(SHARE, SHARE)))
+    return out
+
+
+def test_a_psf_that_does_not_fit_is_no_discovery(skies, profiles, monkeypatch):
+    pair = _grid_of_stars(skies, profiles, 1.04)
+    guarded = np.abs(coherent_score(*pair, subtract(*pair)).score).max()
+    monkeypatch.setattr(coherent, "_MISFIT_SIGMAS", np.inf)
+    bare = np.abs(coherent_score(*pair, subtract(*pair)).score).max()
+    assert guarded < 5.0
+    assert bare > 8.0
+
+
+def test_a_psf_that_fits_costs_nothing(skies, profiles, monkeypatch):
+    pair = _grid_of_stars(skies, profiles, 1.0)
+    guarded = coherent_score(*pair, subtract(*pair)).score
+    monkeypatch.setattr(coherent, "_MISFIT_SIGMAS", np.inf)
+    np.testing.assert_array_equal(coherent_score(*pair, subtract(*pair)).score, guarded)
