@@ -86,11 +86,12 @@ def test_noise_around_shifted_stars_is_standard_normal(skies, optics):
 def test_what_is_new_beside_a_bright_source_is_kept_with_its_flux(skies, optics):
     """Sources 4 px off stars that outshine them a hundredfold: the term for every pixel drowns them, the coherent one does not."""
     pulls, lost, kept = [], 0, 0
-    for seed in range(3):
+    for seed in range(6):
         rng = np.random.default_rng(40 + seed)
         stars, shifts = _grid(36.0, 6e4, rng)
-        angle = rng.uniform(0, 2 * np.pi, len(stars))
-        new = np.c_[stars[:, 0] + 4 * np.cos(angle), stars[:, 1] + 4 * np.sin(angle), np.full(len(stars), 1000.0)]
+        hosts = stars[seed % 4 :: 4]  # were there one beside every star, it would pass for a PSF that does not fit
+        angle = rng.uniform(0, 2 * np.pi, len(hosts))
+        new = np.c_[hosts[:, 0] + 4 * np.cos(angle), hosts[:, 1] + 4 * np.sin(angle), np.full(len(hosts), 1000.0)]
         sides = _field(skies, optics, stars, shifts, new, seed)
         plain = subtract(*sides)
         lost += _found(plain.score, new)
@@ -115,7 +116,8 @@ def test_scatter_of_the_fluxes_is_one_more_pattern(skies, optics):
     """Stars that dim by 3 %: at their places nothing is claimed, and beside them a new source keeps more than with V_phot."""
     stars, _ = _grid(50.0, 6e4, np.random.default_rng(5))
     still = np.zeros((len(stars), 2))
-    new = np.c_[stars[:, 0] + 4.0, stars[:, 1], np.full(len(stars), 1500.0)]
+    hosts = stars[::4]
+    new = np.c_[hosts[:, 0] + 4.0, hosts[:, 1], np.full(len(hosts), 1500.0)]
     sides = _field(skies, optics, stars, still, new)
     dimmed = _field(skies, optics, stars * [1, 1, 0.97], still, new)[0]
     share = 0.03 / np.sqrt(2)
