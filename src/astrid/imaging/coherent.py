@@ -16,7 +16,8 @@ Where the patterns are weak this is S_corr; what is taken off v is what a transi
 
 Sources in one window share out its light by star-like profiles and shift on their own. What is beyond first order is taken off at
 the most probable shift (one Gauss-Newton step), and the patterns are those of the source shifted so. The scatter of the sources'
-fluxes is one more pattern, M itself. M is the best mean of both images at every frequency.
+fluxes is one more pattern, M itself. M is the best mean of both images at every frequency. What no shift explains, such as a PSF
+that does not quite fit, is measured from the residuals of all bright sources and enters the error in proportion to the light.
 """
 
 from __future__ import annotations

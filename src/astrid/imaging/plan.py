@@ -17,6 +17,7 @@ from astrid.imaging.resample import Resampler, map_psf
 from astrid.imaging.tiles import Tile, plan_tiles
 from astrid.imaging.zogy import Side, reach, score_weight
 
+_HALO_FWHMS = 8.0  # FWHM around a source, within which its registration error is fitted
 _WEIGHT_SIDE = 64  # frequencies a side, for the weight of the interpolation's response
 
 
@@ -34,6 +35,7 @@ class Plan:
     response: float  # power of the reference's noise that interpolation leaves at the PSF's scale, over the image
     weight: NDArray[np.float64]  # |k_r^|^2 on a small grid of frequencies: where the score looks at the reference's noise
     side: int  # px, of the reference's PSF stamps on the science grid
+    halo: int  # px around a tile's core that are subtracted too: a source beside a seam is seen whole
     tiles: list[Tile]
     config: DifferenceConfig
 
@@ -84,6 +86,7 @@ def plan_pair(new: Measured, old: Measured, config: DifferenceConfig) -> Plan:
     sides = (Side(flat, flat, psf_new.stamp, new.noise), Side(flat, flat, psf_old.stamp, noise))
     weight = score_weight(sides[0], sides[1], _WEIGHT_SIDE)
     response = resampler.response(weight, slice(0, new.shape[0]), slice(0, new.shape[1]))
+    halo = round(_HALO_FWHMS * max(psf_new.fwhm, psf_old.fwhm)) if config.score.coherent else 0
     return Plan(
         new=new,
         old=old,
@@ -95,7 +98,8 @@ def plan_pair(new: Measured, old: Measured, config: DifferenceConfig) -> Plan:
         response=response,
         weight=weight,
         side=psf_old.stamp.shape[0],
-        tiles=plan_tiles(new.shape, config.tiles.core_px, reach(psf_new.stamp, psf_old.stamp)),
+        halo=halo,
+        tiles=plan_tiles(new.shape, config.tiles.core_px, reach(psf_new.stamp, psf_old.stamp) + halo),
         config=config,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +84,7 @@ def _prepare(plan: Plan, tile: Tile) -> _Prepared:
     psf_new, psf_old = plan.psfs(*tile.centre)
     width = max(psf_new.fwhm, psf_old.fwhm)
     new, old = _sides(plan, tile, pixels, good, (psf_new.stamp, psf_old.stamp), width / FWHM_PER_SIGMA)
-    return _Prepared(tile, pixels, Job(new, old, tile.inner), width)
+    return _Prepared(tile, pixels, Job(new, old, _around(tile, plan.halo)), width)
 
 
 def _read(plan: Plan, tile: Tile) -> _Pixels:
@@ -145,9 +145,20 @@ def _placed(values: FloatImage, tile: Tile, fill: float) -> FloatImage:
     return out
 
 
+def _around(tile: Tile, halo: int) -> tuple[slice, slice]:
+    """The core with `halo` px around it, as a window of the tile's array."""
+    rows, columns = (
+        slice(max(inner.start - halo, 1), min(inner.stop + halo, length - 1)) for inner, length in zip(tile.inner, tile.shape, strict=True)
+    )
+    return rows, columns
+
+
 def _astrometry(plan: Plan, tile: Tile) -> tuple[Scatter, Scatter]:
-    """Either image's share of the registration scatter: numbers where it is the same over the tile, else planes of the core."""
-    rows, columns = (np.arange(window.start, window.stop, dtype=np.float64) for window in tile.write)
+    """Either image's share of the registration scatter: numbers where it is the same over the tile, else planes of the job's window."""
+    rows, columns = (
+        np.arange(window.start, window.stop, dtype=np.float64) + (core.start - inner.start)
+        for window, core, inner in zip(_around(tile, plan.halo), tile.write, tile.inner, strict=True)
+    )
     knots = [np.linspace(axis[0], axis[-1], max(2, len(axis) // _SCATTER_PX + 1)) for axis in (rows, columns)]
     known = plan.registration.scatter_at(knots[1][None, :], knots[0][:, None])
     planes = []
@@ -209,8 +220,9 @@ def _reference(pixels: _Pixels, core: tuple[slice, slice]) -> FloatImage:
 
 def _deliver(plan: Plan, entry: _Prepared, job: Job, result: Subtraction) -> TileResult:
     score = plan.config.score
-    if score.coherent and score.astrometric_term:
+    if score.coherent:
         result = coherent_score(job.new, job.ref, result, job.inner, share=score.coherent_share)
+    result = _cropped(result, job.inner, entry.tile.inner)
     core = _core(entry.tile)
     mask = grow(entry.pixels.dq, entry.tile, plan.new.shape, entry.width, score)[core]
     return TileResult(
@@ -225,6 +237,13 @@ def _deliver(plan: Plan, entry: _Prepared, job: Job, result: Subtraction) -> Til
         gain=result.flux_difference**2 / result.flux_score,
         psfs=(job.new.psf, job.ref.psf, result.psf),
     )
+
+
+def _cropped(result: Subtraction, window: tuple[slice, slice], inner: tuple[slice, slice]) -> Subtraction:
+    """The core of what was asked for with a halo."""
+    part = tuple(slice(core.start - wide.start, core.stop - wide.start) for core, wide in zip(inner, window, strict=True))
+    planes = {name: getattr(result, name)[part] for name in ("difference", "score", "flux", "flux_error", "scene")}
+    return replace(result, **planes)
 
 
 def _nothing(entry: _Prepared) -> TileResult:
