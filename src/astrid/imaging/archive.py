@@ -16,7 +16,7 @@ from astrid.core.dq import DQ, unusable
 from astrid.core.errors import ImagingError
 from astrid.core.records import DQImage, FloatImage
 from astrid.imaging.background import Background, measure_background
-from astrid.imaging.counts import FAINT_SMOOTHING, counts_variance, measure_counts_background
+from astrid.imaging.counts import counts_variance, expected_light, measure_counts_background
 from astrid.imaging.detector import edge_flags, saturation_flags
 
 if TYPE_CHECKING:
@@ -111,8 +111,8 @@ def open_archive(
 def archive_variance(working: Working, background: Background, hidden: NDArray[np.bool_], config: CalibrateConfig) -> FloatImage:
     """V = rms_sky^2 + (data - sky) / gain, unit^2: the measured scatter of the blank sky and the photons of the sources.
 
-    Where the exposure varies, the scatter is measured on data * sqrt(exposure) and scaled back. The photons are not clipped at
-    the sky's level: max(., 0) would add 0.4 rms / gain to the mean of the variance. Where they are few the sources are smoothed.
+    Where the exposure varies, the scatter is measured on data * sqrt(exposure) and scaled back. The sources' photons are their
+    expectation (`counts.expected_light`), so that the variance does not follow its own noise.
     """
     blank = background.rms.astype(np.float32) ** 2
     if working.exposure is not None:
@@ -120,11 +120,7 @@ def archive_variance(working: Working, background: Background, hidden: NDArray[n
     if not working.has_gain:
         return np.maximum(blank, _TINY)
     gain = np.where(np.isfinite(working.gain) & (np.asarray(working.gain) > 0), working.gain, np.inf).astype(np.float32)
-    excess = working.data - background.level
-    electrons = float(np.median(blank[~hidden] * np.square(gain[~hidden] if gain.ndim else gain)))
-    if electrons < config.counts.few:
-        excess = np.where(background.sources, np.maximum(ndimage.gaussian_filter(excess, FAINT_SMOOTHING), 0), np.float32(0))
-    variance = blank + excess / gain
+    variance = blank + expected_light(working.data - background.level, background.sources, np.sqrt(blank)) / gain
     return np.asarray(np.maximum(variance, np.maximum(_LEAST_VARIANCE * blank, _TINY)), dtype=np.float32)
 
 

@@ -18,7 +18,7 @@ from astrid.core.records import Calibrated, DQImage, ExposureInfo, FloatImage, F
 from astrid.imaging.archive import Working, archive_gain, archive_variance, counting_variance, open_archive
 from astrid.imaging.background import Background, measure_background
 from astrid.imaging.cosmics import sharp_edges, sharper_than_stars
-from astrid.imaging.counts import FAINT_SMOOTHING, is_counting, mean_background
+from astrid.imaging.counts import expected_light, is_counting, mean_background
 from astrid.imaging.detector import Readout, configured_amplifiers, parse_section, reduce_readout
 from astrid.imaging.exposure import psf_and_sources
 from astrid.imaging.psf import given_psf
@@ -212,20 +212,21 @@ def _sky_and_variance(working: Working, raw: RawExposure, config: CalibrateConfi
     background = measure_background(working.data, hidden, config.background)
     if working.variance is None:
         return replace(working, variance=archive_variance(working, background, hidden, config)), background
-    if not raw.calibrated and float(np.median(working.variance)) < config.counts.few:
+    if raw.calibrated:
+        return working, background
+    if float(np.median(working.variance)) < config.counts.few:
         background = mean_background(working.data, background, hidden, config.background, config.counts)
-        return replace(working, variance=_modelled(working, background)), background
-    return working, background
+    return replace(working, variance=_modelled(working, background)), background
 
 
 def _modelled(working: Working, background: Background) -> FloatImage:
-    """The variance of a raw image of few electrons, with the expected electrons of sky and sources in the measured ones' place.
+    """The variance of a raw image, with the expected electrons of sky and sources in the measured ones' place.
 
     With e the electrons over the flat f, V holds e / f for the photons: V + (expected - e) / f.
     """
     assert working.variance is not None
-    smooth = ndimage.gaussian_filter(working.data - background.level, FAINT_SMOOTHING)
-    expected = background.level + np.where(background.sources, np.maximum(smooth, 0.0), 0.0)
+    light = expected_light(working.data - background.level, background.sources, background.median_rms)
+    expected = background.level + light
     response = np.float32(1.0) if working.response is None else working.response
     least = (float(working.numbers["read_noise"]) / response) ** 2
     modelled: FloatImage = np.maximum(working.variance + (expected - working.data) / response, np.maximum(least, np.finfo(np.float32).tiny))

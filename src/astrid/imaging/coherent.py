@@ -46,6 +46,7 @@ _COLUMN_FWHMS = 2.5  # FWHM around a window's source, within which another's shi
 _TAPER_SNR = 1.5  # S/N of the light at which a pixel counts half in the fit of the shifts: below, it is noise that is shifted
 _BROADER = 0.7  # of a distance: a star is that much broader in the score than in D
 _MISFIT_SNR = 30.0  # of a source whose residual is looked at for what the shifts leave
+_UNEXPLAINED = 0.01  # of V_ast + V_phot, that stays in the error: what PSFs that are not quite right leave beside shifted sources
 _MISFIT_SOURCES = 8  # of them, at least
 _MISFIT_SIGMAS = 2.5  # above its own error, that the median residual counts
 _MEDIAN_OF_SQUARE = 0.455  # median of the square of a standard normal number
@@ -108,7 +109,7 @@ def coherent_score(new: Side, ref: Side, result: Subtraction, inner: Window | No
         left = _work_through(scene, peaks, chosen, filters_for(optics, side), reach, last=factor == _SIDES_FWHMS[-1], found=found)
     misfit = _misfit(found, peaks)
     for part in found:  # not before: windows overlap
-        error = np.sqrt(np.square(part.error) + np.float32(misfit) * np.square(part.light))
+        error = np.sqrt(np.square(part.error) + np.float32(misfit) * np.square(part.light) + np.float32(_UNEXPLAINED) * part.scatter)
         result.score[part.place], result.flux[part.place], result.flux_error[part.place] = part.flux / error, part.flux, error
     return result
 
@@ -238,6 +239,7 @@ class _Found:
     flux: FloatImage
     error: FloatImage
     light: FloatImage  # of the reference, the most within a pixel
+    scatter: FloatImage  # V_ast + V_phot, that the plain filter has there
     source: NDArray[np.intp]  # whose pixel it is
 
 
@@ -251,6 +253,7 @@ class _Group:
     side: int
     light: FloatImage
     variance: FloatImage  # V(S) / F_S^2 without V_ast and V_phot
+    scatter: FloatImage  # V_ast + V_phot, over F_S^2
     shares: FloatImage | None  # (b, c, side, side), of each claimant in the light; they sum to 1; None = there is but one
     wanted: NDArray[np.bool_]  # the source's own pixels where its scatter is a large enough share of V(S)
 
@@ -271,7 +274,7 @@ class _Group:
             wanted &= shares[:, 0] >= shares.max(axis=1)
         total -= model
         np.maximum(total, np.float32(_LEAST_VARIANCE * scene.result.blank_error**2), out=total)
-        return cls(peaks, claims, corner, side, light, total, shares, wanted)
+        return cls(peaks, claims, corner, side, light, total, model, shares, wanted)
 
     def spills(self, reach: int, shape: tuple[int, ...]) -> NDArray[np.bool_]:
         """Whether wanted pixels reach the border of what a window can replace, unless the image ends there."""
@@ -343,7 +346,8 @@ def _filtered(scene: _Scene, group: _Group, members: NDArray[np.intp], count: in
     row, column = row + reach, column + reach
     place = (row + corner[window, 0], column + corner[window, 1])
     most = ndimage.maximum_filter(light, size=(1, 3, 3))[window, row, column]
-    return _Found(place, flux[window, row, column], error[window, row, column], most, group.claims.source[members[window], 0])
+    scatter = group.scatter[members[window], row, column]
+    return _Found(place, flux[window, row, column], error[window, row, column], most, scatter, group.claims.source[members[window], 0])
 
 
 def _misfit(found: list[_Found], peaks: _Peaks) -> float:

@@ -15,6 +15,7 @@ from astrid.core.errors import ImagingError
 from astrid.core.records import FloatImage
 from astrid.imaging.background import Background
 
+_BRIGHT = 10.0  # sigma of a pixel, above which its own value is the expectation
 FAINT_SMOOTHING = 1.5  # px, sigma of the Gaussian under which a faint source's counts become its expectation
 _LEAST_CELLS = 1e-6  # of a cell's exposure; below it a cell tells nothing
 
@@ -76,6 +77,17 @@ def counts_variance(counts: FloatImage, background: Background, few: CountsConfi
     variance = background.level + source
     floor = np.where(background.level > 0, background.level, np.float64(np.finfo(np.float32).tiny))
     return np.asarray(np.maximum(variance, floor), dtype=np.float32)
+
+
+def expected_light(excess: FloatImage, sources: NDArray[np.bool_], noise: FloatImage | float) -> FloatImage:
+    """What the sources are expected to add to the sky, unit of `excess` = image - sky: nothing beside them.
+
+    A variance made from an image's own pixels follows their noise: every upward fluctuation is given a larger error, and the score
+    of blank sky comes out too narrow and skewed. So light is taken as measured only where one pixel stands out of the noise by
+    far, and smoothed over a pixel or two where it is faint.
+    """
+    smooth = np.maximum(ndimage.gaussian_filter(excess, FAINT_SMOOTHING), 0.0)
+    return np.where(sources, np.where(excess > _BRIGHT * noise, excess, smooth), np.float32(0.0)).astype(np.float32)
 
 
 def mean_background(

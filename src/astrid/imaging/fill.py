@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from astrid.core.records import DQImage, FloatImage
+from astrid.imaging.spline import cardinal
 
 _REACH = 5.0  # widths of the weights, beyond which pixels do not count
 _LEAST_WEIGHT = 1e-4  # of a full neighbourhood; with less, nothing is known of a pixel
@@ -18,7 +19,7 @@ _FEW = 2048  # holes that are filled at a time
 _RANGE = 2  # px, reach of the surroundings whose range of values tells how wrong a fill may be
 _NOISE_RANGE = 5.0  # sigma, what the noise alone makes of that range
 _FELT = 0.5  # sigma, an error of an interpolated value that matters
-_FARTHEST = 4  # px, reach of a hole at most
+_LEAST_LOBE = 0.013  # of the cardinal spline: what lobes below it pass on of a wrong fill stays unmarked (beyond 4 px for the quintic)
 
 Window = tuple[slice, slice]
 
@@ -115,13 +116,14 @@ def spread_causes(dq: DQImage, filled: FloatImage, variance: FloatImage, good: N
     row, column = np.divmod(place, dq.shape[1])
     bits = np.take(dq, place)
     reach = np.where(np.take(good, place), 1, _reach(row, column, filled, variance, order))
-    out = np.zeros((dq.shape[0] + 2 * _FARTHEST, dq.shape[1] + 2 * _FARTHEST), np.uint32)
+    far = int(reach.max())
+    out = np.zeros((dq.shape[0] + 2 * far, dq.shape[1] + 2 * far), np.uint32)
     for distance in np.unique(reach):
         chosen = reach == distance
-        for dy in range(_FARTHEST - distance, _FARTHEST + distance + 1):
-            for dx in range(_FARTHEST - distance, _FARTHEST + distance + 1):
+        for dy in range(far - distance, far + distance + 1):
+            for dx in range(far - distance, far + distance + 1):
                 out[row[chosen] + dy, column[chosen] + dx] |= bits[chosen]
-    return np.ascontiguousarray(out[_FARTHEST:-_FARTHEST, _FARTHEST:-_FARTHEST])
+    return np.ascontiguousarray(out[far:-far, far:-far])
 
 
 def _reach(row: NDArray[np.intp], column: NDArray[np.intp], filled: FloatImage, variance: FloatImage, order: int) -> NDArray[np.intp]:
@@ -141,11 +143,10 @@ def _reach(row: NDArray[np.intp], column: NDArray[np.intp], filled: FloatImage, 
 
 @lru_cache
 def _lobes(order: int) -> tuple[float, ...]:
-    """Greatest magnitude of the cardinal spline beyond 1.5, 2.5, ... px."""
+    """Greatest magnitude of the cardinal spline beyond 1.5, 2.5, ... px, as long as it matters."""
     if order < 2:
         return ()
-    impulse = np.zeros(65)
-    impulse[32] = 1.0
     positions = np.arange(0.0, 20.0, 0.02)
-    cardinal = np.abs(ndimage.map_coordinates(impulse, [32 + positions], order=order))
-    return tuple(float(cardinal[positions >= ring - 0.5].max()) for ring in range(2, _FARTHEST + 1))
+    size = np.abs(cardinal(positions, order))
+    beyond = [float(size[positions >= ring - 0.5].max()) for ring in range(2, 20)]
+    return tuple(lobe for lobe in beyond if lobe > _LEAST_LOBE)

@@ -220,7 +220,7 @@ def _psfs(plan: Plan, notes: Sequence[_Note]) -> tuple[Psf, Psf]:
     ny, nx = plan.new.shape
     frame = ((nx - 1) / 2, (ny - 1) / 2, max(nx, ny) / 2)
     terms = max(0 if psf.terms is None else len(psf.terms) for psf in (new, old))
-    reference = reference_psf(old, plan.registration, frame[0], frame[1])
+    reference = reference_psf(old, plan.registration, frame[0], frame[1], plan.config.resample.order)
     stamps = [np.stack([note.psfs[index] for note in known if note.psfs is not None]) for index in (1, 2)]
     centres = np.array([note.tile.centre for note in known])
     mapped = over_field(stamps[0], centres, frame, terms)
@@ -234,7 +234,7 @@ def _psfs(plan: Plan, notes: Sequence[_Note]) -> tuple[Psf, Psf]:
 def _quality(plan: Plan, notes: Sequence[_Note], sky: _Sky, left: NDArray[np.float64]) -> PairQuality:
     registration, scale = plan.registration, plan.scale
     corners = [value for value in registration.corners_px if np.isfinite(value)]
-    middle = reference_psf(plan.old.psf, registration, (plan.new.shape[1] - 1) / 2, (plan.new.shape[0] - 1) / 2)
+    middle = reference_psf(plan.old.psf, registration, (plan.new.shape[1] - 1) / 2, (plan.new.shape[0] - 1) / 2, plan.config.resample.order)
     pixels = plan.new.shape[0] * plan.new.shape[1]
     residual, score = np.median(left, axis=0) if len(left) else (float("nan"), float("nan"))
     return PairQuality(

@@ -41,15 +41,15 @@ class Plan:
 
     def psfs(self, x: float, y: float) -> tuple[Psf, Psf]:
         """PSFs of the science image and of the resampled reference at a science pixel."""
-        old = reference_psf(self.old.psf, self.registration, x, y)
+        old = reference_psf(self.old.psf, self.registration, x, y, self.config.resample.order)
         return self.new.psf.at(x, y), replace(old, stamp=_to_side(old.stamp, self.side))
 
 
-def reference_psf(psf: Psf, registration: Registration, x: float, y: float) -> Psf:
-    """The reference's PSF at a science pixel, on the science grid."""
+def reference_psf(psf: Psf, registration: Registration, x: float, y: float, order: int) -> Psf:
+    """The reference's PSF at a science pixel, on the science grid, through a spline of degree `order`."""
     rx, ry = registration.mapping(np.array([x]), np.array([y]))
     here = psf.at(float(rx[0]), float(ry[0])) if np.isfinite([rx[0], ry[0]]).all() else replace(psf, terms=None)
-    return map_psf(here, registration.mapping.jacobian(x, y))
+    return map_psf(here, registration.mapping.jacobian(x, y), order)
 
 
 def _to_side(stamp: FloatImage, side: int) -> FloatImage:
@@ -80,7 +80,7 @@ def plan_pair(new: Measured, old: Measured, config: DifferenceConfig) -> Plan:
     middle = ((new.shape[1] - 1) / 2, (new.shape[0] - 1) / 2)
     area = abs(float(np.linalg.det(registration.mapping.jacobian(*middle))))
     scale = _scale(new, old, registration, area, config)
-    psf_new, psf_old = new.psf.at(*middle), reference_psf(old.psf, registration, *middle)
+    psf_new, psf_old = new.psf.at(*middle), reference_psf(old.psf, registration, *middle, config.resample.order)
     noise = old.noise * scale.ratio * np.sqrt(area)
     flat = np.zeros((1, 1), np.float32)
     sides = (Side(flat, flat, psf_new.stamp, new.noise), Side(flat, flat, psf_old.stamp, noise))

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from astrid.config.schema.imaging import ResampleConfig
 from astrid.core.dq import DQ
@@ -18,13 +17,13 @@ from astrid.imaging.astrometry import Mapping
 from astrid.imaging.fill import fill_local as fill_local
 from astrid.imaging.fill import fill_planes, spread_causes
 from astrid.imaging.mesh import Floats, MappingMesh, row_crossings
-from astrid.imaging.profile import profile_of, stamp_fwhm
-from astrid.imaging.spline import along_columns, along_rows, anywhere
+from astrid.imaging.profile import stamp_fwhm
+from astrid.imaging.spline import along_columns, along_rows, anywhere, at_points, cardinal, coefficients, reach
 from astrid.imaging.stars import usable_pixels
 
 _BLOCK = 1024  # science px (points of them), about the side of what is resampled at a time: bounds memory
 _CHUNK = 32768  # science px that are finished at a time: stays in the cache
-_MARGIN = 28  # reference px beyond a window: the quintic's prefilter has decayed to 1e-7 after 20, the fill reaches 8
+_MARGIN = 8  # reference px beyond what the spline needs around a window: the reach of the fill
 _MAX_TILT = 0.4  # tangent of the turn up to which the axes are interpolated one after the other
 _NODES = 32  # px between the nodes on which the crossings of rows and columns are solved for
 _FILL_SIGMA = 1.5  # px, of the weights that fill unusable pixels before the interpolation
@@ -33,7 +32,6 @@ _RESPONSE_SIDE = 24  # positions a side that sample the sub-pixel phases of a wi
 _PHASES = 64  # sub-pixel phases at which the response is tabulated
 _LAGS = 20  # px, reach of the noise's autocorrelation
 _OUTPUTS = 48  # science px over which it is averaged
-_REACH = 24  # px, of the cardinal spline
 
 
 class Plane(Protocol):
@@ -65,7 +63,7 @@ class Resampler:
     interpolated variance; the caller multiplies by the interpolation's response once the PSFs are known.
 
     The interpolating spline is evaluated along the rows first, where science columns cross them, and then along the columns
-    (Catmull & Smith 1980, SIGGRAPH 14, 279): 12 taps instead of 36. Grids that are turned by more than 22 degrees (from the
+    (Catmull & Smith 1980, SIGGRAPH 14, 279): 2 (n + 1) taps instead of (n + 1)^2 for the degree n. Grids that are turned by more than 22 degrees (from the
     nearest quarter turn) take all the taps at once.
 
     Parameters
@@ -125,8 +123,9 @@ class Resampler:
         y, x = (np.arange(w.start, w.stop, dtype=np.float64) for w in (rows, columns))
         ends = [np.linspace(axis[0] - 0.5, axis[-1] + 0.5, max(2, len(axis) // 16)) for axis in (y, x)]
         bounds = self._mesh.bounds(ends[0], ends[1])
-        low = [max(0, int(np.floor(max(bounds[k], -1.0))) - _MARGIN) for k in (0, 2)]
-        high = [min(n, int(np.ceil(min(bounds[k], n))) + _MARGIN + 1) for k, n in ((1, self._extent[1]), (3, self._extent[0]))]
+        margin = reach(self._order) + _MARGIN
+        low = [max(0, int(np.floor(max(bounds[k], -1.0))) - margin) for k in (0, 2)]
+        high = [min(n, int(np.ceil(min(bounds[k], n))) + margin + 1) for k, n in ((1, self._extent[1]), (3, self._extent[0]))]
         if high[0] <= low[0] or high[1] <= low[1]:
             return
         section = _Section(self._planes, slice(low[1], high[1]), slice(low[0], high[0]), self._order)
@@ -281,48 +280,35 @@ def _phase_power(scale: float, length: int, order: int, points: int) -> Floats:
     """
     lags, outputs = min(_LAGS, length // 2), _OUTPUTS
     steps = (np.arange(points) + 0.5) / points - 0.5
-    first, last = -_REACH, int(np.ceil(scale * outputs)) + _REACH
-    pixels = np.arange(first, last + 1)
-    impulse = np.zeros((2 * _REACH + 1) if order > 1 else 5)
-    impulse[len(impulse) // 2] = 1.0
-    coefficients = ndimage.spline_filter1d(impulse, order, mode="mirror") if order > 1 else impulse
+    far = reach(order) + order
+    pixels = np.arange(-far, int(np.ceil(scale * outputs)) + far + 1)
     fourier = np.cos(2 * np.pi * np.fft.fftfreq(length)[None, :] * np.arange(lags)[:, None]) * np.where(np.arange(lags) > 0, 2, 1)[:, None]
     out = np.empty((_PHASES, length))
     for phase in range(_PHASES):
         place = phase / _PHASES + scale * (np.arange(outputs)[:, None] + steps[None, :])
-        distance = place[:, :, None] - pixels + len(impulse) // 2
-        kernel = ndimage.map_coordinates(coefficients, [distance.ravel()], order=order, mode="constant", prefilter=False)
-        rows = scale * kernel.reshape(distance.shape).mean(axis=1)
+        rows = scale * cardinal(place[:, :, None] - pixels, order).mean(axis=1)
         gram = rows @ rows.T
         out[phase] = np.array([np.trace(gram, lag) / (outputs - lag) for lag in range(lags)]) @ fourier
     return out / (scale * max(1.0, scale / points))
 
 
-def interpolation_response(mapping: Mapping, shape: tuple[int, int], weight: NDArray[np.float64], order: int) -> float:
-    """`noise_response` averaged over a whole image of shape (ny, nx), for a mapping between grids of about equal scale."""
-    ny, nx = shape
-    gy, gx = np.meshgrid(*(np.rint(np.linspace(0, n - 1, _RESPONSE_SIDE)) for n in (ny, nx)), indexing="ij")
-    rx, ry = mapping(gx.ravel(), gy.ravel())
-    return noise_response(rx, ry, mapping.jacobian((nx - 1) / 2, (ny - 1) / 2), weight, order, 1)
-
-
-def map_psf(psf: Psf, jacobian: Floats) -> Psf:
+def map_psf(psf: Psf, jacobian: Floats, order: int) -> Psf:
     """A reference PSF as it looks on the science grid: its stamp through the local affine d(reference) / d(science).
 
-    The result has odd side, unit sum, and keeps method, number of stars and residual of the original.
+    Interpolated by the spline of degree `order` that resamples the image, so that it suffers what the stars suffer. The result has
+    odd side, unit sum, and keeps method, number of stars and residual of the original.
     """
-    profile = profile_of(psf)
+    middle = (psf.stamp.shape[0] - 1) / 2
+    both = coefficients(coefficients(psf.stamp.astype(np.float32), order, 0), order, 1)
     linear = float(np.sqrt(abs(np.linalg.det(jacobian))))
-    half = max(3, int(np.ceil((psf.stamp.shape[0] - 1) / 2 / linear)))
-    offset = np.arange(-half, half + 1, dtype=float)
-    dy, dx = np.meshgrid(offset, offset, indexing="ij")
+    half = max(3, int(np.ceil(middle / linear)))
     points = max(1, int(np.ceil(linear - 0.25)))
     steps = (np.arange(points) + 0.5) / points - 0.5
-    stamp = np.zeros(dy.shape)
-    for sy in steps:
-        for sx in steps:
-            rx = jacobian[0, 0] * (dx + sx) + jacobian[0, 1] * (dy + sy)
-            ry = jacobian[1, 0] * (dx + sx) + jacobian[1, 1] * (dy + sy)
-            stamp += profile(ry, rx)
+    offset = (np.arange(-half, half + 1)[:, None] + steps).ravel()
+    dy, dx = np.meshgrid(offset, offset, indexing="ij")
+    rx, ry = (row[0] * dx + row[1] * dy for row in jacobian)
+    inside = np.maximum(abs(rx), abs(ry)) <= middle + 0.5
+    fine = np.where(inside, at_points(both, ry + middle, rx + middle, order), 0.0)
+    stamp = fine.reshape(2 * half + 1, points, 2 * half + 1, points).sum(axis=(1, 3))
     stamp = stamp / stamp.sum()
     return Psf(stamp.astype(np.float32), psf.method, psf.n_stars, stamp_fwhm(stamp), psf.residual)

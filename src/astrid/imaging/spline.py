@@ -1,4 +1,4 @@
-"""Interpolation of an image by a cardinal B-spline on a slightly turned grid, one axis after the other."""
+"""Interpolation of an image by a cardinal B-spline of odd degree, on a slightly turned grid one axis after the other."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 from scipy.interpolate import BSpline
 
 from astrid.core.records import FloatImage
 from astrid.imaging.mesh import Floats
 
-PAD = 4  # px, mirrored border that the taps may reach into
+PAD = 6  # px, mirrored border that the taps may reach into: those of degree 9, a pixel beyond the image
 _CHUNK = 16384  # values that are worked on at a time: stays in the cache
-_REACH = 20  # px, of the inverse filter: 0.43^20 is below the rounding of float32
+_ROUNDING = 6e-8  # of float32: what the inverse filter may leave out
 _BAND = 32  # lines that one product filters
 
 
@@ -32,6 +31,32 @@ def tap_weights(order: int) -> NDArray[np.float32]:
     return np.asarray(pieces, np.float32)
 
 
+@lru_cache
+def inverse_filter(order: int) -> Floats:
+    """(2 r + 1,) inverse of the B-spline of odd degree sampled at the pixels, up to where it falls below the rounding of float32.
+
+    Unser, Aldroubi & Eden (1993), eq. 2.6. It decays by 0.27, 0.43, 0.54 and 0.61 a pixel for the degrees 3, 5, 7 and 9.
+    """
+    ring = np.zeros(512)
+    half = order // 2
+    ring[np.arange(-half, half + 1)] = BSpline.basis_element(np.arange(order + 2.0))((order + 1) / 2 + np.arange(-half, half + 1))
+    inverse = np.fft.irfft(1.0 / np.fft.rfft(ring).real, len(ring))
+    reach = max(order, int(np.flatnonzero(np.abs(inverse[: len(ring) // 2]) > _ROUNDING).max()))
+    return np.asarray(inverse[np.arange(-reach, reach + 1)])
+
+
+def reach(order: int) -> int:
+    """Pixels to which an interpolated value depends on its surroundings, beyond its taps."""
+    return len(inverse_filter(order)) // 2
+
+
+def cardinal(distance: Floats, order: int) -> Floats:
+    """The interpolation's kernel: weight of a pixel at `distance` px, 1 at 0 and 0 at other whole pixels; zero beyond its reach."""
+    inverse = inverse_filter(order)
+    knots = np.arange(len(inverse) + order + 1) - (len(inverse) + order) / 2
+    return np.nan_to_num(BSpline(knots, inverse, order, extrapolate=False)(distance))
+
+
 def padded(plane: FloatImage, axis: int, reach: int = PAD) -> FloatImage:
     """The plane with `reach` mirrored pixels on both ends of an axis."""
     width = [(0, 0), (0, 0)]
@@ -42,33 +67,31 @@ def padded(plane: FloatImage, axis: int, reach: int = PAD) -> FloatImage:
 def coefficients(plane: FloatImage, order: int, axis: int) -> FloatImage:
     """Spline coefficients along one axis, with `PAD` mirrored pixels on both ends.
 
-    The inverse of the sampled B-spline (Unser, Aldroubi & Eden 1993, eq. 2.6) decays by 0.43 a pixel for the quintic, so that it is
-    applied as a finite filter, by products with a banded matrix: five times faster than the recursion.
+    The inverse of the sampled B-spline is short, so that it is applied as a finite filter, by products with a banded matrix: for
+    the quintic five times faster than the recursion.
     """
     if order < 2:
         return padded(plane, axis)
-    source = padded(plane, axis, PAD + _REACH)
-    band = _inverse_band(order)
+    band, far = _inverse_band(order), reach(order)
+    source = padded(plane, axis, PAD + far)
     n = plane.shape[axis] + 2 * PAD
     out = np.empty((n, plane.shape[1]) if axis == 0 else (plane.shape[0], n), np.float32)
     for start in range(0, n, _BAND):
         size = min(_BAND, n - start)
-        lines, reads = slice(start, start + size), slice(start, start + size + 2 * _REACH)
+        lines, reads = slice(start, start + size), slice(start, start + size + 2 * far)
         if axis == 0:
-            np.matmul(band[:size, : size + 2 * _REACH], source[reads], out=out[lines])
+            np.matmul(band[:size, : size + 2 * far], source[reads], out=out[lines])
         else:
-            np.matmul(source[:, reads], band[:size, : size + 2 * _REACH].T, out=out[:, lines])
+            np.matmul(source[:, reads], band[:size, : size + 2 * far].T, out=out[:, lines])
     return out
 
 
 @lru_cache
 def _inverse_band(order: int) -> FloatImage:
-    impulse = np.zeros(8 * _REACH + 1)
-    impulse[4 * _REACH] = 1.0
-    inverse = ndimage.spline_filter1d(impulse, order)[3 * _REACH : 5 * _REACH + 1]
-    band = np.zeros((_BAND, _BAND + 2 * _REACH), np.float32)
+    inverse = inverse_filter(order)
+    band = np.zeros((_BAND, _BAND + len(inverse) - 1), np.float32)
     for line in range(_BAND):
-        band[line, line : line + 2 * _REACH + 1] = inverse / inverse.sum()
+        band[line, line : line + len(inverse)] = inverse / inverse.sum()
     return band
 
 
@@ -164,10 +187,33 @@ def anywhere(
     for start in range(0, k, step):
         rows = slice(start, start + step)
         where = [factors[0][rows] @ factors[1] for factors in positions]
+        out[0][rows] = at_points(both, where[0], where[1], order)
         out[1][rows] = _bilinear(noise, where[0], where[1])
-        shifted = [axis + PAD for axis in where]
-        ndimage.map_coordinates(both, shifted, order=order, mode="constant", prefilter=False, output=out[0][rows])
     return out
+
+
+def at_points(both: FloatImage, y: Floats, x: Floats, order: int) -> FloatImage:
+    """Values at scattered points (any shape), px of the plane whose `coefficients` along both axes are given; clamped beside it."""
+    half, taps = (order - 1) // 2, order + 1
+    corner, weights = [], []
+    for axis, n in zip((y, x), both.shape, strict=True):
+        inside = np.clip(axis, -1.0, n - 2.0 * PAD)
+        first = np.floor(inside)
+        phase = (inside - first - 0.5).astype(np.float32).ravel()
+        weights.append(tap_weights(order) @ np.vander(phase, taps, increasing=True).T)
+        corner.append(first.ravel() + (PAD - half))
+    index = (corner[0] * both.shape[1] + corner[1]).astype(np.intp)
+    flat = both.ravel()
+    out, line, value = (np.zeros(index.shape, np.float32) for _ in range(3))
+    for row in range(taps):
+        line[:] = 0.0
+        for column in range(taps):
+            np.take(flat[row * both.shape[1] + column :], index, out=value, mode="wrap")  # never wraps; the fastest mode
+            value *= weights[1][column]
+            line += value
+        line *= weights[0][row]
+        out += line
+    return out.reshape(y.shape)
 
 
 def _bilinear(plane: FloatImage, y: Floats, x: Floats) -> FloatImage:

@@ -6,7 +6,7 @@ import pytest
 from astrid.core.dq import DQ
 from astrid.imaging.astrometry import Mapping
 from astrid.imaging.psf import given_psf
-from astrid.imaging.resample import Resampler, fill_local, interpolation_response, map_psf, to_grid
+from astrid.imaging.resample import Resampler, fill_local, map_psf, to_grid
 
 SHAPE = (96, 96)
 
@@ -72,7 +72,7 @@ def test_fill_takes_the_neighbours():
     assert np.all(fill_local(data, np.zeros_like(good), 1.5) == 0)
 
 
-@pytest.mark.parametrize("order", [1, 3, 5])
+@pytest.mark.parametrize("order", [1, 3, 5, 7, 9])
 def test_the_noise_response_matches_resampled_noise(skies, difference_config, order):
     """White noise through the interpolation, then through a matched filter, keeps the predicted power."""
     import dataclasses
@@ -84,7 +84,7 @@ def test_the_noise_response_matches_resampled_noise(skies, difference_config, or
     sigma = 1.0
     frequency = np.fft.fftfreq(64)
     transfer = np.exp(-2 * np.pi**2 * sigma**2 * (frequency[:, None] ** 2 + frequency[None, :] ** 2))
-    expected = interpolation_response(mapping, SHAPE, transfer**2, order)
+    expected = Resampler(*_planes(np.zeros(SHAPE)), mapping, SHAPE, config).response(transfer**2, slice(0, 96), slice(0, 96))
     powers = []
     for seed in range(30):
         noise = np.random.default_rng(seed).normal(size=SHAPE)
@@ -212,11 +212,35 @@ def test_crowds_of_holes_are_filled_as_single_ones():
 
 def test_a_psf_stamp_follows_the_mapping(skies):
     psf = given_psf(skies.stamp_of(skies.moffat(3.0), 15))
-    same = map_psf(psf, np.eye(2))
+    same = map_psf(psf, np.eye(2), 7)
     np.testing.assert_allclose(same.stamp, psf.stamp, atol=1e-6)
-    finer = map_psf(psf, np.eye(2) / 1.5)
+    finer = map_psf(psf, np.eye(2) / 1.5, 7)
     assert finer.fwhm == pytest.approx(4.5, rel=0.03)
     assert finer.stamp.sum() == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("order", [3, 5, 7, 9])
+@pytest.mark.parametrize("angle", [0.0, 35.0])
+def test_a_mapped_psf_is_a_resampled_star(skies, difference_config, order, angle):
+    """Of a star on a whole pixel, to the last digits, however narrow it is: both go through the same spline."""
+    import dataclasses
+
+    config = dataclasses.replace(difference_config.resample, order=order)
+    stamp = skies.stamp_of(skies.moffat(2.0), 31)
+    middle = stamp.shape[0] // 2
+    data = np.zeros(SHAPE)
+    data[48 - middle : 49 + middle, 48 - middle : 49 + middle] = stamp
+    turn = np.deg2rad(angle)
+    linear = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+
+    def about(x, y):
+        return 48.0 + linear[0, 0] * (x - 48.0) + linear[0, 1] * (y - 48.0), 48.0 + linear[1, 0] * (x - 48.0) + linear[1, 1] * (y - 48.0)
+
+    about.jacobian = lambda x, y: linear
+    image = to_grid(*_planes(data), about, SHAPE, config).data[38:59, 38:59]
+    mapped = map_psf(given_psf(stamp), linear, order).stamp
+    half = mapped.shape[0] // 2
+    np.testing.assert_allclose(mapped[half - 10 : half + 11, half - 10 : half + 11], image, atol=3e-5 * stamp.max())
 
 
 @pytest.mark.parametrize("angle", [0.5, 13.0])

@@ -29,7 +29,7 @@ class RegistrationConfig:
 class ResampleConfig:
     """How the reference is brought onto the science grid."""
 
-    order: Literal[1, 3, 5]  # degree of the interpolating spline
+    order: Literal[1, 3, 5, 7, 9]  # degree of the interpolating spline
     mesh_px: PositiveCount  # science px, step of the grid on which the world coordinates are evaluated
 
 
