@@ -97,7 +97,7 @@ def _resampling(options: Options) -> list[Row]:
         for field, fwhm in zip(fields, FWHM, strict=True):
             error = centroid_error(method(field), x, y, fwhm)
             target, good = (f"<= {CENTROID_LIMIT:g}", error <= CENTROID_LIMIT) if ours else ("", None)
-            rows.append(Row(f"centroid after resampling, FWHM {fwhm} px: {name}", error, "mpx", target=target, passed=good, note=note))
+            rows.append(Row(f"centroid after resampling, an axis, FWHM {fwhm} px: {name}", error, "mpx", target=target, passed=good, note=note))
             note = ""
         what = " (data, variance and DQ)" if ours else " (data alone)"
         rows.append(
@@ -146,8 +146,11 @@ def _adaptive(plane: Plane, wcs: WCS, true: WCS, shape: tuple[int, int]) -> Plan
 
 
 def centroid_error(plane: Plane, x: Floats, y: Floats, fwhm: float, half: int = 7) -> float:
-    """RMS length, mpx, of the error of PSF-fit centroids (one linear step from the truth, which is near) of isolated stars."""
-    side, step, lengths = 2 * half + 1, 0.05, []
+    """RMS along one axis, mpx, of the error of PSF-fit centroids (one linear step from the truth, which is near) of isolated stars.
+
+    Exact sinc interpolation leaves 1.7 mpx at FWHM 2.2 px: the pixels themselves are undersampled.
+    """
+    side, step, errors = 2 * half + 1, 0.05, []
 
     def model(sx: float, sy: float) -> Floats:
         return render((side, side), fwhm, np.array([[half + sx, half + sy, 1.0]]), np.empty((0, 6)))
@@ -162,8 +165,8 @@ def centroid_error(plane: Plane, x: Floats, y: Floats, fwhm: float, half: int = 
         design = np.stack([model(u, v), along, across, np.ones((side, side))], axis=-1).reshape(-1, 4)
         cut = plane[row - half : row + half + 1, column - half : column + half + 1].astype(float)
         solution = np.linalg.lstsq(design, cut.ravel(), rcond=None)[0]
-        lengths.append(np.hypot(*(solution[1:3] / solution[0])))
-    return float(1000 * np.sqrt(np.mean(np.square(lengths))))
+        errors.extend(solution[1:3] / solution[0])
+    return float(1000 * np.sqrt(np.mean(np.square(errors))))
 
 
 def _correlation(plane: Plane) -> float:

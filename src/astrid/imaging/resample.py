@@ -62,9 +62,9 @@ class Resampler:
     variance is that of white noise of the same power at the scales of the PSF (see `response`): the area ratio times the
     interpolated variance; the caller multiplies by the interpolation's response once the PSFs are known.
 
-    The interpolating spline is evaluated along the rows first, where science columns cross them, and then along the columns
-    (Catmull & Smith 1980, SIGGRAPH 14, 279): 2 (n + 1) taps instead of (n + 1)^2 for the degree n. Grids that are turned by more than 22 degrees (from the
-    nearest quarter turn) take all the taps at once.
+    The interpolating spline of degree n is evaluated along the rows first, where science columns cross them, and then along the
+    columns (Catmull & Smith 1980, SIGGRAPH 14, 279): 2 (n + 1) taps instead of (n + 1)^2. Grids that are turned by more than 22
+    degrees (from the nearest quarter turn) take all the taps at once.
 
     Parameters
     ----------

@@ -54,7 +54,7 @@ def cardinal(distance: Floats, order: int) -> Floats:
     """The interpolation's kernel: weight of a pixel at `distance` px, 1 at 0 and 0 at other whole pixels; zero beyond its reach."""
     inverse = inverse_filter(order)
     knots = np.arange(len(inverse) + order + 1) - (len(inverse) + order) / 2
-    return np.nan_to_num(BSpline(knots, inverse, order, extrapolate=False)(distance))
+    return np.asarray(np.nan_to_num(BSpline(knots, inverse, order, extrapolate=False)(distance)))
 
 
 def padded(plane: FloatImage, axis: int, reach: int = PAD) -> FloatImage:
