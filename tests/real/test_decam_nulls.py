@@ -22,7 +22,6 @@ from support.injections import joined, recover
 
 EXPOSURES = "abcde"
 FALSE_A_MEGAPIXEL = 0.35  # of each sign beyond 5 sigma, of Gaussian noise through this matched filter
-TRACK_PX = 12.0  # about a cosmic-ray track, where its unmasked rim may still show
 ONE_WAY = [pair for pair in itertools.permutations(EXPOSURES, 2) if pair[0] < pair[1]]
 
 
@@ -49,12 +48,6 @@ def night(project_root, shared_data) -> Night:
     return Night(images, pairs, imaging, finding)
 
 
-def _tracks(night: Night, pair: tuple[str, str]) -> np.ndarray:
-    """Distance, px, from the nearest cosmic-ray pixel of either exposure; the two grids differ by a few px at most."""
-    rays = sum((night.images[name].dq & np.uint32(DQ.COSMIC_RAY)) != 0 for name in pair)
-    return ndimage.distance_transform_edt(rays == 0) if np.any(rays) else np.full(night.images[pair[0]].dq.shape, np.inf)
-
-
 def test_every_pair_is_registered_by_its_stars(night):
     for pair, product in night.pairs.items():
         quality = product.quality
@@ -68,16 +61,15 @@ def test_every_pair_is_registered_by_its_stars(night):
 def test_the_score_has_its_width_although_the_noise_is_correlated(night):
     """These cutouts were resampled by their archive: neighbours correlate by 0.05 to 0.27, which the variance plane cannot know."""
     for pair, product in night.pairs.items():
-        assert 1.0 < product.quality["q_score_std_raw"] < 1.3, pair
+        assert 0.98 < product.quality["q_score_std_raw"] < 1.15, pair  # 1.05 to 1.18 without their measured correlation
         assert product.quality["q_score_std"] == pytest.approx(1.0, abs=0.02), pair
 
 
 def test_a_null_shows_no_more_peaks_than_noise(night):
     count, area = 0, 0.0
-    for pair, product in night.pairs.items():
+    for product in night.pairs.values():
         peaks = find_peaks(product, night.finding.extract)
-        away = _tracks(night, pair) > TRACK_PX
-        known = ~unusable(product.dq) & ((product.dq & np.uint32(DQ.EDGE)) == 0) & away
+        known = ~unusable(product.dq) & ((product.dq & np.uint32(DQ.EDGE)) == 0)
         count += int(known[peaks.iy, peaks.ix].sum())
         area += known.sum() / 1e6
     assert area > 1.0

@@ -10,6 +10,8 @@ from astrid.config.schema.calibrate import CosmicsConfig
 from astrid.core.records import FloatImage
 from astrid.imaging.sizes import FWHM_PER_SIGMA
 
+_RIM_PX = 2  # px, how far a ray is grown ...
+_RIM_SIGMA = 2.0  # ... through pixels this far above the sky
 _DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))  # the four directions through a pixel
 
 
@@ -96,4 +98,10 @@ def sharper_than_stars(
         excess = (allowed - config.sharpness_margin) * peak - beside
         sharp |= np.nan_to_num(excess, nan=-np.inf) > config.sharpness_sigma * noise
     kept = np.unique(groups[y[sharp], x[sharp]])
-    return np.isin(groups, kept[kept > 0])
+    return _with_rims(np.isin(groups, kept[kept > 0]), padded[1:-1, 1:-1], variance)
+
+
+def _with_rims(rays: NDArray[np.bool_], above: FloatImage, variance: FloatImage) -> NDArray[np.bool_]:
+    """Rays with the pixels beside them that stand above the sky: the faint rims and ends of tracks that have no sharp edge themselves."""
+    standing = np.nan_to_num(above, nan=-np.inf) > _RIM_SIGMA * np.sqrt(variance)
+    return np.asarray(ndimage.binary_dilation(rays, np.ones((3, 3)), iterations=_RIM_PX, mask=rays | standing))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
+from scipy import optimize, stats
 
 from astrid.config.schema.imaging import FluxScaleConfig
 from astrid.core.errors import ImagingError, TooFewStarsError
@@ -16,6 +16,7 @@ Floats = NDArray[np.float64]
 
 _MAD = 1.4826  # median absolute deviation -> sigma of a Gaussian
 _ROUNDS = 10
+_CHANCE = 0.05  # that photon noise scatters so much, below which a scatter beyond it is believed
 _COUNTS = ("electron", "electrons", "e-", "e", "adu", "dn", "count", "counts", "ct", "")
 _PER_AREA = ("/sr", "/arcsec", "sr-1", "sr**-1", "arcsec-2", "arcsec**-2")
 
@@ -26,7 +27,7 @@ class FluxScale:
 
     ratio: float
     error: float  # 1 sigma of the ratio, relative; NaN for the fallback
-    scatter: float  # relative scatter of the stars beyond their photon noise; NaN for the fallback
+    scatter: float  # relative scatter of the stars beyond their photon noise, 0 where that explains it; NaN for the fallback
     n_stars: int
     method: str  # "stars", "exposure_time" or "unit"
 
@@ -46,7 +47,6 @@ def flux_scale(science: Floats, science_error: Floats, reference: Floats, refere
     FluxScale
         The weighted mean of ln(science / reference) after clipping, with the excess scatter in the weights.
 
-
     Raises
     ------
     TooFewStarsError
@@ -60,7 +60,7 @@ def flux_scale(science: Floats, science_error: Floats, reference: Floats, refere
     log = np.log(science[use] / reference[use])
     error = np.hypot(science_error[use] / science[use], reference_error[use] / reference[use])
     keep = np.ones(len(log), bool)
-    centre, excess = _weighted_median(log, 1.0 / error**2), 0.0
+    centre, excess = _weighted_median(log, 1.0 / (error**2 + np.median(error) ** 2)), 0.0  # no single bright star decides
     for _ in range(_ROUNDS):
         spread = np.hypot(error, excess)
         kept = np.abs(log - centre) <= config.clip * np.maximum(spread, _MAD * np.median(np.abs(log - centre)) * (excess == 0))
@@ -78,7 +78,8 @@ def flux_scale(science: Floats, science_error: Floats, reference: Floats, refere
             f"{int(keep.sum())} stars give the flux ratio to {uncertainty:.1%} only, worse than {config.max_error:.1%}; "
             "use the headers' scale."
         )
-    return FluxScale(float(np.exp(centre)), uncertainty, excess, int(keep.sum()), "stars")
+    chance = float(stats.chi2.sf(np.sum(((log[keep] - centre) / error[keep]) ** 2), int(keep.sum()) - 1))
+    return FluxScale(float(np.exp(centre)), uncertainty, excess if chance < _CHANCE else 0.0, int(keep.sum()), "stars")
 
 
 def header_scale(science: ExposureInfo, reference: ExposureInfo, area_ratio: float) -> FluxScale:

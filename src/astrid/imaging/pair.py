@@ -49,7 +49,8 @@ class _Note:
     psfs: tuple[FloatImage, FloatImage, FloatImage] | None  # science, reference, difference; None where nothing is usable
     covered: int  # px with reference data
     masked: int  # px without evidence
-    score: FloatImage  # a sample of the blank sky
+    still: NDArray[np.bool_]  # where in a sample of the blank sky nothing has changed
+    score: FloatImage  # the sample
     flux: FloatImage
     flux_err: FloatImage
 
@@ -150,6 +151,7 @@ def _keep(planes: Mapping[str, Any], result: TileResult, step: int) -> _Note:
         psfs=result.psfs,
         covered=int(np.count_nonzero(np.isfinite(result.reference))),
         masked=int(np.count_nonzero(unusable(result.dq))),
+        still=result.still[::step, ::step][thin],
         score=score,
         flux=flux,
         flux_err=flux_err,
@@ -162,12 +164,13 @@ def _blank_sky(notes: Sequence[_Note], cfg: ScoreConfig) -> _Sky:
     The level is read from the flux, which the matched filter has made nearly Gaussian: the median of few and skewed counts is not
     their mean.
     """
-    levels = np.concatenate([note.flux / np.float32(note.gain) for note in notes if note.gain > 0])
+    levels = np.concatenate([note.flux[note.still] / np.float32(note.gain) for note in notes if note.gain > 0])
+    still = np.concatenate([note.still for note in notes])
     level = clipped_median(levels) if len(levels) else 0.0
     score = np.concatenate([note.score - np.float32(level * note.gain) / note.flux_err for note in notes]).astype(np.float32)
-    raw = score_statistics(score)
+    raw = score_statistics(score, still)
     factor = _renormalisation(raw, cfg)
-    return _Sky(level, raw, factor, score_statistics(score * np.float32(1.0 / factor)))
+    return _Sky(level, raw, factor, score_statistics(score * np.float32(1.0 / factor), still))
 
 
 def _renormalisation(raw: ScoreStatistics, cfg: ScoreConfig) -> float:
@@ -253,6 +256,8 @@ def _quality(plan: Plan, notes: Sequence[_Note], sky: _Sky, left: NDArray[np.flo
         flux_scatter=scale.scatter,
         n_flux_stars=scale.n_stars,
         background_offset=plan.level - plan.new.level - sky.level,
+        noise_correlation_science=plan.correlation[0].power,
+        noise_correlation_reference=plan.correlation[1].power,
         noise_response=plan.response,
         fwhm_science=plan.new.psf.fwhm,
         fwhm_reference=middle.fwhm,
@@ -262,6 +267,8 @@ def _quality(plan: Plan, notes: Sequence[_Note], sky: _Sky, left: NDArray[np.flo
         psf_stars_reference=plan.old.psf.n_stars,
         psf_residual_science=plan.new.psf.residual,
         psf_residual_reference=plan.old.psf.residual,
+        psf_misfit_science=plan.misfit[0].kappa,
+        psf_misfit_reference=plan.misfit[1].kappa,
         overlap=sum(note.covered for note in notes) / pixels,
         masked_fraction=sum(note.masked for note in notes) / pixels,
         score_mean=sky.final.mean,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,8 +12,10 @@ from astrid.config.schema.imaging import DifferenceConfig
 from astrid.core.errors import NoOverlapError, TooFewStarsError
 from astrid.core.records import FloatImage, Psf, monomials
 from astrid.imaging.astrometry import Registration, refine
+from astrid.imaging.correlation import Correlation, noise_correlation
 from astrid.imaging.exposure import Measured
 from astrid.imaging.fluxscale import FluxScale, flux_scale, header_scale
+from astrid.imaging.misfit import Misfit, psf_misfit
 from astrid.imaging.resample import Resampler, map_psf
 from astrid.imaging.tiles import Tile, plan_tiles
 from astrid.imaging.zogy import Side, reach, score_weight
@@ -32,6 +35,8 @@ class Plan:
     scale: FluxScale
     noise: float  # RMS of the blank sky of the resampled reference, unit of science
     level: float  # of the reference's sky on the science grid and flux scale
+    correlation: tuple[Correlation, Correlation]  # of the noise of science and reference, each on its own grid
+    misfit: tuple[Misfit, Misfit]  # of their PSF models
     response: float  # power of the reference's noise that interpolation leaves at the PSF's scale, over the image
     weight: NDArray[np.float64]  # |k_r^|^2 on a small grid of frequencies: where the score looks at the reference's noise
     side: int  # px, of the reference's PSF stamps on the science grid
@@ -79,11 +84,12 @@ def plan_pair(new: Measured, old: Measured, config: DifferenceConfig) -> Plan:
         )
     middle = ((new.shape[1] - 1) / 2, (new.shape[0] - 1) / 2)
     area = abs(float(np.linalg.det(registration.mapping.jacobian(*middle))))
-    scale = _scale(new, old, registration, area, config)
+    correlation, misfit = zip(*(_noise_terms(side, config) for side in (new, old)), strict=True)
+    scale = _scale(new, old, registration, area, correlation, config)
     psf_new, psf_old = new.psf.at(*middle), reference_psf(old.psf, registration, *middle, config.resample.order)
-    noise = old.noise * scale.ratio * np.sqrt(area)
+    noise = old.noise * scale.ratio * np.sqrt(area * correlation[1].power)
     flat = np.zeros((1, 1), np.float32)
-    sides = (Side(flat, flat, psf_new.stamp, new.noise), Side(flat, flat, psf_old.stamp, noise))
+    sides = (Side(flat, flat, psf_new.stamp, new.noise * np.sqrt(correlation[0].power)), Side(flat, flat, psf_old.stamp, noise))
     weight = score_weight(sides[0], sides[1], _WEIGHT_SIDE)
     response = resampler.response(weight, slice(0, new.shape[0]), slice(0, new.shape[1]))
     halo = round(_HALO_FWHMS * max(psf_new.fwhm, psf_old.fwhm)) if config.score.coherent else 0
@@ -95,6 +101,8 @@ def plan_pair(new: Measured, old: Measured, config: DifferenceConfig) -> Plan:
         scale=scale,
         noise=float(noise * np.sqrt(response)),
         level=old.level * scale.ratio * area,
+        correlation=(correlation[0], correlation[1]),
+        misfit=(misfit[0], misfit[1]),
         response=response,
         weight=weight,
         side=psf_old.stamp.shape[0],
@@ -104,14 +112,35 @@ def plan_pair(new: Measured, old: Measured, config: DifferenceConfig) -> Plan:
     )
 
 
-def _scale(new: Measured, old: Measured, registration: Registration, area: float, config: DifferenceConfig) -> FluxScale:
-    """From the PSF fluxes of the matched stars, each in its own pixels; by the headers where stars are too few."""
+def _noise_terms(side: Measured, config: DifferenceConfig) -> tuple[Correlation, Misfit]:
+    """What an exposure's noise has beyond its variance plane, as far as configuration asks for it."""
+    nan = float("nan")
+    ny, nx = side.shape
+    middle = side.psf.at((nx - 1) / 2, (ny - 1) / 2)
+    correlation, misfit = Correlation(1.0, nan, nan), Misfit(0.0, nan, 0)
+    if config.score.correlated_noise:
+        correlation = noise_correlation(side.image, middle.stamp, side.level, side.psf.fwhm)
+    if config.score.psf_term:
+        misfit = psf_misfit(side.image, side.psf, side.sources, side.level, correlation.power)
+    return correlation, misfit
+
+
+def _scale(
+    new: Measured, old: Measured, registration: Registration, area: float, noise: Sequence[Correlation], config: DifferenceConfig
+) -> FluxScale:
+    """From the PSF fluxes of the matched stars, each in its own pixels; by the headers where stars are too few.
+
+    Their errors are widened by the noise's correlation and by the root of chi^2: the core of a galaxy is no good star.
+    """
     ours = new.sources[new.rows[registration.index_science]]
     theirs = old.sources[old.rows[registration.index_reference]]
     good = ours["good"] & theirs["good"]
     ours, theirs = ours[good], theirs[good]
+    errors = [
+        side["error_flux"] * np.sqrt(np.maximum(side["chi2"], known.power)) for side, known in zip((ours, theirs), noise, strict=True)
+    ]
     try:
-        return flux_scale(ours["flux_fit"], ours["error_flux"], theirs["flux_fit"], theirs["error_flux"], config.flux_scale)
+        return flux_scale(ours["flux_fit"], errors[0], theirs["flux_fit"], errors[1], config.flux_scale)
     except TooFewStarsError:
         return header_scale(new.image.info, old.image.info, area)
 

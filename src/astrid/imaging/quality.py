@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from astrid.config.schema.imaging import GateConfig
 from astrid.core.records import FloatImage
@@ -16,6 +17,8 @@ _MAD = 1.4826  # median absolute deviation -> sigma of a Gaussian
 _BLANK_VARIANCE = 1.1  # blank sky: V(S) at most this many times its sky value ...
 _BLANK_SNR = 5.0  # ... and the science scene below this many times the scene's own robust width
 _HALF_NORMAL = 0.6745  # median of |x| for a Gaussian of unit width
+_CHANGED = 5.0  # widths of the score, beyond which something has changed ...
+_CHANGED_RIM = 2.0  # ... out to where its light sinks below this, and a FWHM farther
 _MIN_BLANK = 1000  # px, fewer than this say nothing about the score's width
 _TAIL = 5.0  # sigma
 BRIGHT_SNR = 100.0  # S/N of the stars whose residuals are reported
@@ -40,6 +43,8 @@ class PairQuality:
     flux_scatter: float  # relative, beyond the photon noise
     n_flux_stars: int
     background_offset: float  # unit of science, taken off the reference
+    noise_correlation_science: float  # power of its noise at the PSF's scale over that of white noise of its variance
+    noise_correlation_reference: float
     noise_response: float  # power of the reference's noise that resampling leaves at the PSF's scale
     fwhm_science: float  # px
     fwhm_reference: float  # px, on the science grid
@@ -49,6 +54,8 @@ class PairQuality:
     psf_stars_reference: int
     psf_residual_science: float  # RMS of (star - model) / flux over the stars' cores
     psf_residual_reference: float
+    psf_misfit_science: float  # kappa of `imaging.misfit`, 0 where the stars show none
+    psf_misfit_reference: float
     overlap: float  # fraction of the science pixels with reference data
     masked_fraction: float  # of the science pixels, in the difference
     score_mean: float  # on blank sky
@@ -84,13 +91,36 @@ def blank_sky(variance_ratio: FloatImage, snr_science: FloatImage, usable: NDArr
     return np.asarray(quiet & (snr_science < _BLANK_SNR * width))
 
 
-def score_statistics(values: FloatImage) -> ScoreStatistics:
-    """Width of the score on blank sky from its median absolute deviation; NaN with fewer than 1000 values."""
-    if len(values) < _MIN_BLANK:
+def still_sky(score: FloatImage, blank: NDArray[np.bool_], fwhm: float) -> NDArray[np.bool_]:
+    """The blank sky without what has changed: the skirts of transients lie below the science image's limit and widen the score.
+
+    Taken out are connected pixels of |score| beyond 2 that reach 5 somewhere, on blank sky or off it, in units of the score's own
+    width, with a FWHM around them. What noise alone loses by that is a few pixels in a million.
+    """
+    if not blank.any():
+        return blank
+    width = max(1.0, _MAD * float(np.median(np.abs(score[blank]))))
+    size = np.abs(score)
+    peaks = size > _CHANGED * width
+    if not peaks.any():
+        return blank
+    groups, _ = ndimage.label(size > _CHANGED_RIM * width, structure=np.ones((3, 3)))
+    changed = np.zeros(int(groups.max()) + 1, np.uint8)
+    changed[groups[peaks]] = 1
+    return np.asarray(blank & (ndimage.maximum_filter(changed[groups], size=2 * round(fwhm) + 1) == 0))
+
+
+def score_statistics(values: FloatImage, still: NDArray[np.bool_]) -> ScoreStatistics:
+    """Mean and width of the score on still sky, the width from its median absolute deviation; the tail on all values.
+
+    NaN with fewer than 1000 values of still sky.
+    """
+    calm = values[still]
+    if len(calm) < _MIN_BLANK:
         nan = float("nan")
         return ScoreStatistics(nan, nan, nan, len(values))
-    mean = float(np.median(values))
-    std = _MAD * float(np.median(np.abs(values - np.float32(mean))))
+    mean = float(np.median(calm))
+    std = _MAD * float(np.median(np.abs(calm - np.float32(mean))))
     return ScoreStatistics(mean, std, float(np.mean(np.abs(values) > _TAIL)), len(values))
 
 

@@ -11,12 +11,13 @@ from scipy import ndimage
 
 from astrid.config.schema.imaging import ScoreConfig
 from astrid.core.dq import DQ, UNUSABLE, unusable
-from astrid.core.records import DQImage, FloatImage
+from astrid.core.records import DQImage, FloatImage, Psf
 from astrid.imaging.coherent import coherent_score
 from astrid.imaging.exposure import clipped_median
 from astrid.imaging.kernels import Scatter, Side
+from astrid.imaging.misfit import common_light
 from astrid.imaging.plan import Plan
-from astrid.imaging.quality import blank_sky
+from astrid.imaging.quality import blank_sky, still_sky
 from astrid.imaging.resample import fill_local
 from astrid.imaging.sizes import FWHM_PER_SIGMA
 from astrid.imaging.stars import usable_pixels
@@ -42,6 +43,7 @@ class TileResult:
     flux_err: FloatImage
     dq: DQImage  # with grown masks
     blank: NDArray[np.bool_]  # sky without a source
+    still: NDArray[np.bool_]  # of the blank sky, that without a change nearby
     gain: float  # F_D^2 / F_S: what a level of 1 in `difference` is in `flux`
     psfs: tuple[FloatImage, FloatImage, FloatImage] | None  # science, reference, difference; None where nothing is usable
 
@@ -83,14 +85,14 @@ def _prepare(plan: Plan, tile: Tile) -> _Prepared:
         return _Prepared(tile, pixels, None, 0.0)
     psf_new, psf_old = plan.psfs(*tile.centre)
     width = max(psf_new.fwhm, psf_old.fwhm)
-    new, old = _sides(plan, tile, pixels, good, (psf_new.stamp, psf_old.stamp), width / FWHM_PER_SIGMA)
+    new, old = _sides(plan, tile, pixels, good, (psf_new, psf_old), width / FWHM_PER_SIGMA)
     return _Prepared(tile, pixels, Job(new, old, _around(tile, plan.halo)), width)
 
 
 def _read(plan: Plan, tile: Tile) -> _Pixels:
     image, window = plan.new.image, tile.read
     science = np.asarray(image.data[window], dtype=np.float32)
-    variance = np.asarray(image.variance[window], dtype=np.float32)
+    variance = np.asarray(image.variance[window], dtype=np.float32) * np.float32(plan.correlation[0].power)
     dq = np.asarray(image.dq[window], dtype=np.uint32)
     good = usable_pixels(science, variance, dq)
     nameless = ~good & ((dq & np.uint32(UNUSABLE)) == 0)
@@ -102,32 +104,33 @@ def _read(plan: Plan, tile: Tile) -> _Pixels:
         science=science,
         reference=old.data * ratio + shift,
         variance_science=variance,
-        variance_reference=old.variance * np.float32(plan.scale.ratio**2 * plan.resampler.response(plan.weight, *tile.read)),
+        variance_reference=old.variance
+        * np.float32(plan.scale.ratio**2 * plan.correlation[1].power * plan.resampler.response(plan.weight, *tile.read)),
         dq=dq | old.dq,
     )
 
 
-def _sides(
-    plan: Plan, tile: Tile, pixels: _Pixels, good: NDArray[np.bool_], stamps: tuple[FloatImage, FloatImage], width: float
-) -> tuple[Side, Side]:
+def _sides(plan: Plan, tile: Tile, pixels: _Pixels, good: NDArray[np.bool_], psfs: tuple[Psf, Psf], width: float) -> tuple[Side, Side]:
     """Both images as the transform wants them: masked pixels filled, with a variance that covers the fill; skies at zero."""
     score = plan.config.score
     astrometry = _astrometry(plan, tile) if score.astrometric_term else (0.0, 0.0)
     scatter = plan.scale.scatter if score.photometric_term and np.isfinite(plan.scale.scatter) else 0.0
     sides = []
-    for data, variance, stamp, base in (
-        (pixels.science, pixels.variance_science, stamps[0], plan.new.noise),
-        (pixels.reference, pixels.variance_reference, stamps[1], plan.noise),
+    both = [fill_local(data - np.float32(plan.new.level), good, width) for data in (pixels.science, pixels.reference)]
+    for filled, variance, psf, base, misfit in (
+        (both[0], pixels.variance_science, psfs[0], plan.new.noise, plan.misfit[0]),
+        (both[1], pixels.variance_reference, psfs[1], plan.noise, plan.misfit[1]),
     ):
-        filled = fill_local(data - np.float32(plan.new.level), good, width)
         noise = fill_local(variance, good, width)
         sigma = _rounded(float(np.sqrt(clipped_median(_thin(variance, good)))), base)
         noise = np.where(good, noise, np.maximum(noise, np.float32(sigma**2)) + filled**2)
+        if misfit.kappa > 0:
+            noise = noise + np.square(np.float32(misfit.kappa) * common_light(both[0], both[1], psf.fwhm))
         sides.append(
             Side(
                 _placed(filled, tile, 0.0),
                 _placed(noise, tile, sigma**2),
-                stamp,
+                psf.stamp,
                 sigma,
                 astrometry=astrometry,
                 photometry=scatter * _SHARE,
@@ -225,6 +228,7 @@ def _deliver(plan: Plan, entry: _Prepared, job: Job, result: Subtraction) -> Til
     result = _cropped(result, job.inner, entry.tile.inner)
     core = _core(entry.tile)
     mask = grow(entry.pixels.dq, entry.tile, plan.new.shape, entry.width, score)[core]
+    blank = blank_sky(result.variance_ratio, result.snr_science, ~unusable(mask))
     return TileResult(
         tile=entry.tile,
         reference=_reference(entry.pixels, core),
@@ -233,7 +237,8 @@ def _deliver(plan: Plan, entry: _Prepared, job: Job, result: Subtraction) -> Til
         flux=result.flux,
         flux_err=result.flux_error,
         dq=mask,
-        blank=blank_sky(result.variance_ratio, result.snr_science, ~unusable(mask)),
+        blank=blank,
+        still=still_sky(result.score, blank, entry.width),
         gain=result.flux_difference**2 / result.flux_score,
         psfs=(job.new.psf, job.ref.psf, result.psf),
     )
@@ -252,4 +257,4 @@ def _nothing(entry: _Prepared) -> TileResult:
     dq = entry.pixels.dq[core]
     empty = np.zeros(dq.shape, np.float32)
     blank = np.zeros(dq.shape, bool)
-    return TileResult(entry.tile, _reference(entry.pixels, core), empty, empty, empty, empty, dq, blank, 0.0, None)
+    return TileResult(entry.tile, _reference(entry.pixels, core), empty, empty, empty, empty, dq, blank, blank, 0.0, None)

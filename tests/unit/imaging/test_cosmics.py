@@ -33,6 +33,15 @@ def test_points_and_tracks_in_any_direction_are_found(track):
     assert found.sum() <= np.size(data[track]) + 3
 
 
+def test_the_faint_rim_of_a_track_goes_with_it():
+    data, variance = sky()
+    data[30, 40:47] += 3000.0
+    data[30, 47:49] += 60.0  # four sigma, the track's end
+    found = find_cosmics(data, variance, np.zeros(SHAPE, bool), 3.0, CONFIG)
+    assert found[30, 40:49].all()
+    assert found.sum() <= 14
+
+
 def test_masked_pixels_are_neither_found_nor_in_the_way():
     data, variance = sky()
     data[30, 40] += 3000.0

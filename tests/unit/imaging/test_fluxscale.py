@@ -36,6 +36,14 @@ def test_variable_stars_do_not_pull(difference_config):
 def test_scatter_beyond_the_noise_is_measured(difference_config):
     scale = flux_scale(*_stars(n=400, scatter=0.03), difference_config.flux_scale)
     assert scale.scatter == pytest.approx(0.03, rel=0.2)
+    few = [flux_scale(*_stars(n=9, seed=seed), difference_config.flux_scale).scatter for seed in range(20)]
+    assert few.count(0.0) >= 17  # chance scatter of a few stars is none
+
+
+def test_one_bright_odd_star_does_not_decide(difference_config):
+    science, e_s, reference, e_r = _stars(n=9, error=0.03, seed=4)
+    science[0], e_s[0], e_r[0] = science[0] * 1.12, e_s[0] / 40, e_r[0] / 40
+    assert flux_scale(science, e_s, reference, e_r, difference_config.flux_scale).ratio == pytest.approx(2.5, rel=0.05)
 
 
 def test_too_few_or_too_scattered_stars_are_an_error(difference_config):

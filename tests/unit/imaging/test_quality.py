@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from astrid.imaging.quality import PairQuality, blank_sky, gate, score_statistics
+from astrid.imaging.quality import PairQuality, blank_sky, gate, score_statistics, still_sky
 
 
 @pytest.fixture
@@ -51,10 +51,11 @@ def test_scalars_are_prefixed_columns(good):
 def test_the_width_withstands_a_few_sources():
     score = np.random.default_rng(1).normal(1.0, 2.0, (200, 200)).astype(np.float32)
     score[:10, :10] = 1000
-    statistics = score_statistics(score.ravel())
+    everywhere = np.ones(score.size, bool)
+    statistics = score_statistics(score.ravel(), everywhere)
     assert statistics.std == pytest.approx(2.0, rel=0.02)
     assert statistics.mean == pytest.approx(1.0, abs=0.05)
-    assert np.isnan(score_statistics(score[0]).std)  # 200 values say nothing about the width
+    assert np.isnan(score_statistics(score[0], everywhere[:200]).std)  # 200 values say nothing about the width
 
 
 def test_blank_sky_leaves_out_sources():
@@ -66,3 +67,19 @@ def test_blank_sky_leaves_out_sources():
     blank = blank_sky(noisy, bright, usable)
     assert blank.sum() == 13
     assert not blank[[0, 1, 2], [0, 1, 2]].any()
+
+
+def test_still_sky_leaves_out_the_skirts_of_transients():
+    score = np.random.default_rng(2).normal(size=(200, 200)).astype(np.float32)
+    y, x = np.mgrid[:200, :200]
+    for place in range(20, 200, 40):
+        score += 40 * np.exp(-((y - place) ** 2 + (x - place) ** 2) / (2 * 3.0**2)).astype(np.float32)
+    blank = np.ones(score.shape, bool)
+    still = still_sky(score, blank, 4.0)
+    assert not still[20, 20]
+    assert not still[20, 27]
+    assert still.mean() > 0.9
+    assert score[still].std() == pytest.approx(1.0, abs=0.015)
+    quiet = np.random.default_rng(3).normal(size=(200, 200)).astype(np.float32)
+    assert still_sky(quiet, blank, 4.0).all()
+    assert still_sky(3 * quiet, blank, 4.0).mean() > 0.999  # a wrong variance plane is seen in the width, not taken for changes

@@ -50,6 +50,8 @@ class ScoreConfig:
     coherent: bool  # treat the shift of a bright source as one vector instead of noise in each pixel
     coherent_share: Fraction  # least share of the astrometric term in the variance where that is done
     photometric_term: bool  # add the variance of the measured scatter of the stars' flux ratio
+    psf_term: bool  # add the variance of the measured misfit of the PSFs
+    correlated_noise: bool  # scale the noise by its measured correlation at the PSF's scale
     grow_fwhms: NonNegative  # FWHM, masks of extended defects (saturation, no coverage) are grown by this
     extended_px: PositiveCount  # px, a connected mask of at least this many pixels is an extended defect
     renormalise: Literal["never", "outside_tolerance", "always"]  # divide the score by its blank-sky width
