@@ -97,7 +97,8 @@ def _resampling(options: Options) -> list[Row]:
         for field, fwhm in zip(fields, FWHM, strict=True):
             error = centroid_error(method(field), x, y, fwhm)
             target, good = (f"<= {CENTROID_LIMIT:g}", error <= CENTROID_LIMIT) if ours else ("", None)
-            rows.append(Row(f"centroid after resampling, an axis, FWHM {fwhm} px: {name}", error, "mpx", target=target, passed=good, note=note))
+            what = f"centroid after resampling, an axis, FWHM {fwhm} px: {name}"
+            rows.append(Row(what, error, "mpx", target=target, passed=good, note=note))
             note = ""
         what = " (data, variance and DQ)" if ours else " (data alone)"
         rows.append(

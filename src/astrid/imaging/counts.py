@@ -15,7 +15,8 @@ from astrid.core.errors import ImagingError
 from astrid.core.records import FloatImage
 from astrid.imaging.background import Background
 
-_BRIGHT = 10.0  # sigma of a pixel, above which its own value is the expectation
+_BRIGHT = 4.0  # sigma of a pixel, above which its own value is the expectation
+_LIGHT_SMOOTHING = 1.0  # px, sigma of the Gaussian over the fainter ones
 FAINT_SMOOTHING = 1.5  # px, sigma of the Gaussian under which a faint source's counts become its expectation
 _LEAST_CELLS = 1e-6  # of a cell's exposure; below it a cell tells nothing
 
@@ -84,10 +85,12 @@ def expected_light(excess: FloatImage, sources: NDArray[np.bool_], noise: FloatI
 
     A variance made from an image's own pixels follows their noise: every upward fluctuation is given a larger error, and the score
     of blank sky comes out too narrow and skewed. So light is taken as measured only where one pixel stands out of the noise by
-    far, and smoothed over a pixel or two where it is faint.
+    far, and elsewhere it is the mean of the faint pixels around.
     """
-    smooth = np.maximum(ndimage.gaussian_filter(excess, FAINT_SMOOTHING), 0.0)
-    return np.where(sources, np.where(excess > _BRIGHT * noise, excess, smooth), np.float32(0.0)).astype(np.float32)
+    bright = excess > _BRIGHT * noise
+    faint = ndimage.gaussian_filter((~bright).astype(np.float32), _LIGHT_SMOOTHING)
+    mean = ndimage.gaussian_filter(np.where(bright, np.float32(0.0), excess), _LIGHT_SMOOTHING) / np.maximum(faint, np.float32(1e-3))
+    return np.where(sources, np.where(bright, excess, np.maximum(mean, 0.0)), np.float32(0.0)).astype(np.float32)
 
 
 def mean_background(
