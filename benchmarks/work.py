@@ -59,7 +59,8 @@ class Clock:
 def main() -> None:
     science, reference, output = map(Path, sys.argv[1:4])
     from astrid.candidates.extract import find_candidates
-    from astrid.imaging import pair, subtraction, zogy
+    from astrid.imaging import pair, subtraction
+    from astrid.imaging.zogy import engine as zogy
     from astrid.io.fits import read_calibrated, read_difference, write_difference
     from astrid.io.planes import DiskPlane, scratch_beside
 

@@ -10,8 +10,8 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 from scipy import ndimage, signal
 
-from astrid.imaging.astrometry import Mapping, Points, refine
-from astrid.imaging.resample import to_grid
+from astrid.imaging.alignment.astrometry import Mapping, Points, refine
+from astrid.imaging.alignment.resample import to_grid
 from benchmarks.field import FWHM, psf_stamp, render, tan_wcs
 from benchmarks.measure import Options, Row, Table, against, bootstrap, eight_ffts, imaging_config
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrid.core.records import Calibrated
-from astrid.imaging.psf import estimate_psf
-from astrid.imaging.stars import find_stars
+from astrid.imaging.stars.find import find_stars
+from astrid.imaging.stars.psf import estimate_psf
 from benchmarks.field import FWHM, make_pair, psf_stamp
 from benchmarks.measure import Options, Row, Table, bootstrap, cpu_seconds, eight_ffts, imaging_config
 from benchmarks.peers.runner import Peer, run_peer

@@ -9,7 +9,7 @@ from itertools import count
 
 from scipy import fft
 
-from astrid.imaging.zogy import Side, kernels_for, subtract
+from astrid.imaging.zogy.engine import Side, kernels_for, subtract
 from benchmarks.field import make_pair, textbook_sides
 from benchmarks.measure import Options, Row, Table, against, eight_ffts
 from benchmarks.textbook import zogy

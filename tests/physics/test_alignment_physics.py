@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from astrid.core.dq import DQ
-from astrid.imaging.astrometry import Mapping, Points, refine
-from astrid.imaging.resample import Resampler, to_grid
+from astrid.imaging.alignment.astrometry import Mapping, Points, refine
+from astrid.imaging.alignment.resample import Resampler, to_grid
 
 SHAPE = (320, 320)
 CENTRE = np.array([159.5, 159.5])

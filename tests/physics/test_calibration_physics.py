@@ -15,10 +15,10 @@ from astrid.config.schema.calibrate import CalibrateConfig
 from astrid.config.validate import validate
 from astrid.core.dq import DQ, unusable
 from astrid.core.records import ExposureInfo
-from astrid.imaging.background import measure_background
 from astrid.imaging.calibrate import RawExposure, calibrate
-from astrid.imaging.cosmics import find_cosmics, point_source_sharpness
-from astrid.imaging.sizes import FWHM_PER_SIGMA
+from astrid.imaging.detector.background import measure_background
+from astrid.imaging.detector.cosmics import find_cosmics, point_source_sharpness
+from astrid.imaging.stars.sizes import FWHM_PER_SIGMA
 
 ROOT = Path(__file__).parents[2]
 SIZE, OVERSCAN = 256, 32

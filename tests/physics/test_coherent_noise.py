@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from astrid.imaging.coherent import coherent_score
-from astrid.imaging.zogy import Side, subtract
+from astrid.imaging.zogy.coherent import coherent_score
+from astrid.imaging.zogy.engine import Side, subtract
 
 SHAPE = (320, 320)
 SIGMA = 0.1  # px, of the shift between the images along each axis

@@ -17,7 +17,7 @@ from astrid.config.validate import validate
 from astrid.core.dq import DQ, unusable
 from astrid.core.records import Calibrated, ExposureInfo
 from astrid.imaging.calibrate import RawExposure, calibrate
-from astrid.imaging.counts import counts_variance, measure_counts_background
+from astrid.imaging.detector.counts import counts_variance, measure_counts_background
 from support import missions as made
 
 SIZE = 512

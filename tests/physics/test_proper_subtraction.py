@@ -10,7 +10,7 @@ from scipy import ndimage, special
 
 from astrid.core.dq import DQ, unusable
 from astrid.imaging.pair import subtract_pair
-from astrid.imaging.zogy import Side, shift_level, subtract
+from astrid.imaging.zogy.engine import Side, shift_level, subtract
 
 SHAPE = (256, 256)
 SKY_N, SKY_R = 100.0, 25.0

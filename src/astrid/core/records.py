@@ -110,7 +110,7 @@ class Calibrated:
     sky_rms: float = float("nan")  # RMS of the blank sky, unit
     gain: float = 1.0  # electrons per unit of `data`: source variance = data / gain
     meta: Mapping[str, Any] = field(default_factory=dict)  # scalars for the header: what was applied, counts of DQ
-    sources: NDArray[Any] | None = None  # structured (n,), see imaging.stars: what was found in it, with PSF fits of its stars
+    sources: NDArray[Any] | None = None  # structured (n,), see imaging.stars.find: what was found in it, with PSF fits of its stars
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,15 +15,15 @@ from astrid.core.archive import NAN, Amplifier, Archive, Section
 from astrid.core.dq import DQ, unusable
 from astrid.core.errors import ImagingError
 from astrid.core.records import Calibrated, DQImage, ExposureInfo, FloatImage, Frames, Psf
-from astrid.imaging.archive import Working, archive_gain, archive_variance, counting_variance, open_archive
-from astrid.imaging.background import Background, measure_background
-from astrid.imaging.cosmics import sharp_edges, sharper_than_stars
-from astrid.imaging.counts import expected_light, is_counting, mean_background
-from astrid.imaging.detector import Readout, configured_amplifiers, parse_section, reduce_readout
+from astrid.imaging.detector.archive import Working, archive_gain, archive_variance, counting_variance, open_archive
+from astrid.imaging.detector.background import Background, measure_background
+from astrid.imaging.detector.cosmics import sharp_edges, sharper_than_stars
+from astrid.imaging.detector.counts import expected_light, is_counting, mean_background
+from astrid.imaging.detector.readout import Readout, configured_amplifiers, parse_section, reduce_readout
 from astrid.imaging.exposure import psf_and_sources
-from astrid.imaging.psf import given_psf
-from astrid.imaging.sizes import FWHM_PER_SIGMA
-from astrid.imaging.stars import find_stars
+from astrid.imaging.stars.find import find_stars
+from astrid.imaging.stars.psf import given_psf
+from astrid.imaging.stars.sizes import FWHM_PER_SIGMA
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
@@ -122,7 +122,7 @@ def calibrate(raw: RawExposure, config: CalibrateConfig) -> Calibrated:
     A raw one passes overscan, trim, bias, dark, gain, flat and cosmic rays; its unit becomes the electron. An archive-calibrated one
     keeps its unit; its variance is the square of the given noise image, that of its archive, or V = rms_sky^2 + (data - sky) / gain
     with the second term only where the gain is known. Neither clips the measured counts, which would bias the mean of the
-    variance, but where photons are few (see `imaging.counts`) sky and variance are expectations. Then sky, variance, DQ and PSF
+    variance, but where photons are few (see `imaging.detector.counts`) sky and variance are expectations. Then sky, variance, DQ and PSF
     are the same for both.
 
     Returns
@@ -271,7 +271,7 @@ def _subtract_sky(data: FloatImage, background: Background, raw: RawExposure, co
 def prepare_psf(stamp: FloatImage, config: GivenPsfConfig) -> Psf:
     """A given PSF: centred on its middle pixel, cut to the square that encloses the asked flux, odd, of unit sum.
 
-    Raises `ImagingError` when the stamp is not 2-D and finite with a positive sum (see `imaging.psf.given_psf`).
+    Raises `ImagingError` when the stamp is not 2-D and finite with a positive sum (see `imaging.stars.psf.given_psf`).
     """
     given = given_psf(stamp)
     whole = given.stamp.astype(np.float64)

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from astrid.config.schema.psf import PsfConfig
 from astrid.core.errors import ImagingError
 from astrid.core.records import Calibrated, DQImage, FloatImage, Psf
-from astrid.imaging.astrometry import Points
-from astrid.imaging.psf import estimate_psf, given_psf
-from astrid.imaging.sizes import FWHM_PER_SIGMA
-from astrid.imaging.sources import measure_sources
-from astrid.imaging.stars import StarFlag, find_stars, usable_pixels
+from astrid.imaging.alignment.astrometry import Points
+from astrid.imaging.stars.find import StarFlag, find_stars, usable_pixels
+from astrid.imaging.stars.psf import estimate_psf, given_psf
+from astrid.imaging.stars.sizes import FWHM_PER_SIGMA
+from astrid.imaging.stars.sources import measure_sources
 
 _SHARE = 1.0 / np.sqrt(2.0)  # of a star's error along both axes, that is along one
 _SAMPLE_SIDE = 450  # samples a side of an image that its noise and level are taken from
@@ -29,7 +29,7 @@ class Measured:
 
     image: Calibrated
     psf: Psf
-    sources: NDArray[Any]  # everything that was found, `imaging.sources.SOURCE_DTYPE`
+    sources: NDArray[Any]  # everything that was found, `imaging.stars.sources.SOURCE_DTYPE`
     points: Points  # what registration matches
     rows: NDArray[np.intp]  # of `sources`, that `points` are
     level: float  # of the sky that calibration left, unit

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from astrid.core.dq import DQ
 from astrid.core.errors import ImagingError
 from astrid.core.records import Calibrated
-from astrid.imaging.profile import profile_of
+from astrid.imaging.stars.profile import profile_of
 
 
 def inject(image: Calibrated, positions: NDArray[np.float64], fluxes: NDArray[np.float64], rng: np.random.Generator) -> Calibrated:

@@ -17,8 +17,8 @@ from astrid.imaging.exposure import clipped_median, measure
 from astrid.imaging.plan import Plan, over_field, plan_pair, reference_psf
 from astrid.imaging.quality import BRIGHT_SNR, PairQuality, ScoreStatistics, gate, score_statistics
 from astrid.imaging.subtraction import TileResult, subtract_tiles
-from astrid.imaging.tiles import Tile
-from astrid.imaging.zogy import engine
+from astrid.imaging.zogy.engine import engine
+from astrid.imaging.zogy.tiles import Tile
 
 _SAMPLE = 1_000_000  # px of the blank sky that level and width are taken from
 _PLANES = ("reference", "difference", "score", "flux", "flux_err")

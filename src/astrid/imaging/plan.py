@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from astrid.config.schema.imaging import DifferenceConfig
 from astrid.core.errors import NoOverlapError, TooFewStarsError
 from astrid.core.records import FloatImage, Psf, monomials
-from astrid.imaging.astrometry import Registration, refine
-from astrid.imaging.correlation import Correlation, noise_correlation
+from astrid.imaging.alignment.astrometry import Registration, refine
+from astrid.imaging.alignment.fluxscale import FluxScale, flux_scale, header_scale
+from astrid.imaging.alignment.resample import Resampler, map_psf
+from astrid.imaging.detector.correlation import Correlation, noise_correlation
 from astrid.imaging.exposure import Measured
-from astrid.imaging.fluxscale import FluxScale, flux_scale, header_scale
-from astrid.imaging.misfit import Misfit, psf_misfit
-from astrid.imaging.resample import Resampler, map_psf
-from astrid.imaging.tiles import Tile, plan_tiles
-from astrid.imaging.zogy import Side, reach, score_weight
+from astrid.imaging.stars.misfit import Misfit, psf_misfit
+from astrid.imaging.zogy.engine import Side, reach, score_weight
+from astrid.imaging.zogy.tiles import Tile, plan_tiles
 
 _HALO_FWHMS = 8.0  # FWHM around a source, within which its registration error is fitted
 _WEIGHT_SIDE = 64  # frequencies a side, for the weight of the interpolation's response

@@ -54,7 +54,7 @@ class PairQuality:
     psf_stars_reference: int
     psf_residual_science: float  # RMS of (star - model) / flux over the stars' cores
     psf_residual_reference: float
-    psf_misfit_science: float  # kappa of `imaging.misfit`, 0 where the stars show none
+    psf_misfit_science: float  # kappa of `imaging.stars.misfit`, 0 where the stars show none
     psf_misfit_reference: float
     overlap: float  # fraction of the science pixels with reference data
     masked_fraction: float  # of the science pixels, in the difference

@@ -12,17 +12,17 @@ from scipy import ndimage
 from astrid.config.schema.imaging import ScoreConfig
 from astrid.core.dq import DQ, UNUSABLE, unusable
 from astrid.core.records import DQImage, FloatImage, Psf
-from astrid.imaging.coherent import coherent_score
+from astrid.imaging.alignment.resample import fill_local
 from astrid.imaging.exposure import clipped_median
-from astrid.imaging.kernels import Scatter, Side
-from astrid.imaging.misfit import common_light
 from astrid.imaging.plan import Plan
 from astrid.imaging.quality import blank_sky, still_sky
-from astrid.imaging.resample import fill_local
-from astrid.imaging.sizes import FWHM_PER_SIGMA
-from astrid.imaging.stars import usable_pixels
-from astrid.imaging.tiles import Tile
-from astrid.imaging.zogy import Engine, Job, Subtraction, aligned
+from astrid.imaging.stars.find import usable_pixels
+from astrid.imaging.stars.misfit import common_light
+from astrid.imaging.stars.sizes import FWHM_PER_SIGMA
+from astrid.imaging.zogy.coherent import coherent_score
+from astrid.imaging.zogy.engine import Engine, Job, Subtraction, aligned
+from astrid.imaging.zogy.kernels import Scatter, Side
+from astrid.imaging.zogy.tiles import Tile
 
 _SHARE = 1.0 / np.sqrt(2.0)  # of a relative scatter, that each image of the pair brings to the variance
 _SCATTER_PX = 48  # px between the points at which the registration scatter is evaluated

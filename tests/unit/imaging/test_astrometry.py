@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from astrid.core.errors import NoOverlapError
-from astrid.imaging.astrometry import Points, refine
+from astrid.imaging.alignment.astrometry import Points, refine
 
 SHAPE = (512, 512)
 

@@ -7,7 +7,7 @@ import pytest
 
 from astrid.config.schema.calibrate import BackgroundConfig
 from astrid.core.errors import ImagingError
-from astrid.imaging.background import measure_background
+from astrid.imaging.detector.background import measure_background
 
 CONFIG = BackgroundConfig(
     mesh_px=32, filter_cells=3, source_sigma=3.0, source_grow_px=4, iterations=2, max_masked_fraction=0.98, archive_sky="mesh"

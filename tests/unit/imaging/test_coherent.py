@@ -8,11 +8,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from astrid.imaging import coherent, coherent_filter
-from astrid.imaging.coherent import border, coherent_score
-from astrid.imaging.coherent_filter import filters_for, look_of
-from astrid.imaging.kernels import optics_of
-from astrid.imaging.zogy import Side, subtract
+from astrid.imaging.zogy import coherent, coherent_filter
+from astrid.imaging.zogy.coherent import border, coherent_score
+from astrid.imaging.zogy.coherent_filter import filters_for, look_of
+from astrid.imaging.zogy.engine import Side, subtract
+from astrid.imaging.zogy.kernels import optics_of
 
 SHAPE = (180, 220)
 SHARE = 0.1 / np.sqrt(2)

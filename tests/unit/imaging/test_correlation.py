@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from astrid.imaging.correlation import noise_correlation
+from astrid.imaging.detector.correlation import noise_correlation
 
 
 def _image(skies, noise, **changes):

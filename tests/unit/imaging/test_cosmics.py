@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from astrid.config.schema.calibrate import CosmicsConfig
-from astrid.imaging.cosmics import find_cosmics, point_source_sharpness
+from astrid.imaging.detector.cosmics import find_cosmics, point_source_sharpness
 
 CONFIG = CosmicsConfig(
     apply_to="raw", sigma=5.0, neighbour_fraction=0.3, object_contrast=3.0, iterations=3, sharpness_margin=0.1, sharpness_sigma=3.0

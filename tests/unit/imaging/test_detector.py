@@ -9,7 +9,7 @@ from astrid.config.schema.calibrate import AmplifierConfig, DetectorConfig
 from astrid.core.archive import Amplifier
 from astrid.core.dq import names
 from astrid.core.errors import ImagingError
-from astrid.imaging.detector import Readout, configured_amplifiers, edge_flags, parse_section, reduce_readout, saturation_flags
+from astrid.imaging.detector.readout import Readout, configured_amplifiers, edge_flags, parse_section, reduce_readout, saturation_flags
 
 CONFIG = DetectorConfig(
     overscan_clip=4.0, saturation_fraction=0.97, bleed_min_px=4, bleed_grow_px=3, bleed_sigma=6.0, bleed_along="columns",

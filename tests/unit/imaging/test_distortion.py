@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from astrid.imaging.distortion import Transform, excess, fit_polynomial, monomials, scatter_field, significantly_better
+from astrid.imaging.alignment.distortion import Transform, excess, fit_polynomial, monomials, scatter_field, significantly_better
 
 CENTRE = np.array([500.0, 500.0])
 SHAPE = (1000, 1000)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from astrid.core.dq import DQ
-from astrid.imaging.fill import fill_local, fill_planes, spread_causes
+from astrid.imaging.alignment.fill import fill_local, fill_planes, spread_causes
 
 
 def _marked(data, row, column, sigma=1.0):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from astrid.core.errors import ImagingError, TooFewStarsError
-from astrid.imaging.fluxscale import flux_scale, header_scale
+from astrid.imaging.alignment.fluxscale import flux_scale, header_scale
 
 
 def _stars(n=60, ratio=2.5, error=0.01, scatter=0.0, outliers=0, seed=0):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from astrid.imaging.matching import attainable, chance_of, commonest_pose, commonest_shift, mutual
+from astrid.imaging.alignment.matching import attainable, chance_of, commonest_pose, commonest_shift, mutual
 
 CENTRE = np.array([500.0, 500.0])
 

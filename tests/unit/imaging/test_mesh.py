@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from astrid.imaging.mesh import MappingMesh, Surface, row_crossings
+from astrid.imaging.alignment.mesh import MappingMesh, Surface, row_crossings
 
 SHAPE = (400, 300)
 

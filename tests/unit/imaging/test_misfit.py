@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from astrid.core.records import Psf
-from astrid.imaging.misfit import common_light, psf_misfit, spread_light
-from astrid.imaging.sources import measure_sources
+from astrid.imaging.stars.misfit import common_light, psf_misfit, spread_light
+from astrid.imaging.stars.sources import measure_sources
 
 
 def _misfit(skies, cfg, seed, fwhm):

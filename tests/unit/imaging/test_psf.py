@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from astrid.core.errors import ImagingError
-from astrid.imaging.profile import Moffat, profile_of, stamp_fwhm, windowed_centre
-from astrid.imaging.psf import estimate_psf, gaussian_psf, given_psf, select_stars
-from astrid.imaging.stars import find_stars
+from astrid.imaging.stars.find import find_stars
+from astrid.imaging.stars.profile import Moffat, profile_of, stamp_fwhm, windowed_centre
+from astrid.imaging.stars.psf import estimate_psf, gaussian_psf, given_psf, select_stars
 
 
 def _field(skies, profile, count, seed=1, shape=(384, 384)):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from astrid.core.dq import DQ
-from astrid.imaging.astrometry import Mapping
-from astrid.imaging.psf import given_psf
-from astrid.imaging.resample import Resampler, fill_local, map_psf, to_grid
+from astrid.imaging.alignment.astrometry import Mapping
+from astrid.imaging.alignment.resample import Resampler, fill_local, map_psf, to_grid
+from astrid.imaging.stars.psf import given_psf
 
 SHAPE = (96, 96)
 
@@ -144,7 +144,7 @@ def test_a_window_agrees_with_the_whole(skies, difference_config, scale, angle):
 def test_blocks_do_not_show(skies, difference_config, monkeypatch):
     _, resampler = _big(skies, difference_config.resample, angle=0.4)
     whole = resampler.window(slice(0, BIG[0]), slice(0, BIG[1]))
-    monkeypatch.setattr("astrid.imaging.resample._BLOCK", 64)
+    monkeypatch.setattr("astrid.imaging.alignment.resample._BLOCK", 64)
     tiled = resampler.window(slice(0, BIG[0]), slice(0, BIG[1]))
     np.testing.assert_allclose(tiled.data, whole.data, rtol=3e-6, atol=3e-4)
     np.testing.assert_array_equal(tiled.dq, whole.dq)

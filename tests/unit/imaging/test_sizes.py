@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from astrid.imaging.sizes import core_fwhm, find_locus
+from astrid.imaging.stars.sizes import core_fwhm, find_locus
 
 
 def _measure(image, x, y, start=3.0):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from astrid.core.records import Psf
-from astrid.imaging.profile import field_monomials, profile_of
-from astrid.imaging.sources import measure_sources
-from astrid.imaging.stars import StarFlag, find_stars
+from astrid.imaging.stars.find import StarFlag, find_stars
+from astrid.imaging.stars.profile import field_monomials, profile_of
+from astrid.imaging.stars.sources import measure_sources
 
 
 class Sliced:

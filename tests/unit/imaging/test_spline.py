@@ -5,7 +5,17 @@ import pytest
 from scipy import ndimage
 from scipy.interpolate import make_interp_spline
 
-from astrid.imaging.spline import PAD, along_columns, along_rows, anywhere, cardinal, coefficients, inverse_filter, reach, tap_weights
+from astrid.imaging.alignment.spline import (
+    PAD,
+    along_columns,
+    along_rows,
+    anywhere,
+    cardinal,
+    coefficients,
+    inverse_filter,
+    reach,
+    tap_weights,
+)
 
 
 def _constant(value, shape):

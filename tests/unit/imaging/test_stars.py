@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from astrid.core.dq import DQ
-from astrid.imaging.stars import StarFlag, find_stars
+from astrid.imaging.stars.find import StarFlag, find_stars
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_galaxies_and_masked_and_edge_sources_are_no_stars(field, skies, differe
 
 
 def test_a_known_psf_tells_the_stars(field, skies, difference_config):
-    from astrid.imaging.psf import given_psf
+    from astrid.imaging.stars.psf import given_psf
 
     image, x, _, _ = field
     right = given_psf(skies.stamp_of(skies.moffat(3.0), 15))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from astrid.core.errors import ImagingError
-from astrid.imaging.tiles import LENGTHS, cut, plan_tiles
+from astrid.imaging.zogy.tiles import LENGTHS, cut, plan_tiles
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (20, 700), (101, 203), (448, 448), (481, 480), (1024, 999), (3080, 3072)])

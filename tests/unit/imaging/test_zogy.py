@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from astrid.core.errors import ImagingError
-from astrid.imaging.kernels import tile_kernels
-from astrid.imaging.psf import gaussian_psf
-from astrid.imaging.tiles import cut, plan_tiles
-from astrid.imaging.zogy import Job, Side, aligned, engine, kernels_for, padded_shape, reach, subtract, subtract_tile
+from astrid.imaging.stars.psf import gaussian_psf
+from astrid.imaging.zogy.engine import Job, Side, aligned, engine, kernels_for, padded_shape, reach, subtract, subtract_tile
+from astrid.imaging.zogy.kernels import tile_kernels
+from astrid.imaging.zogy.tiles import cut, plan_tiles
 
 
 def _side(shape=(50, 60), sigma=1.0):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from astrid.core.errors import ImagingError
-from astrid.imaging.psf import gaussian_psf
-from astrid.imaging.tiles import cut, plan_tiles
-from astrid.imaging.zogy import Job, Side, engine
+from astrid.imaging.stars.psf import gaussian_psf
+from astrid.imaging.zogy.engine import Job, Side, engine
+from astrid.imaging.zogy.tiles import cut, plan_tiles
 
 torch = pytest.importorskip("torch")
 

@@ -11,8 +11,8 @@ from scipy.spatial import cKDTree
 
 from astrid.config.schema.imaging import RegistrationConfig
 from astrid.core.errors import NoOverlapError
-from astrid.imaging.distortion import ScatterField, Transform, excess, fit_polynomial, scatter_field, significantly_better
-from astrid.imaging.matching import Pose, attainable, chance_of, commonest_pose, commonest_shift, mutual
+from astrid.imaging.alignment.distortion import ScatterField, Transform, excess, fit_polynomial, scatter_field, significantly_better
+from astrid.imaging.alignment.matching import Pose, attainable, chance_of, commonest_pose, commonest_shift, mutual
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS

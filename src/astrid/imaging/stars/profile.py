@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from astrid.core.records import DQImage, FloatImage, Psf, monomials
-from astrid.imaging.sizes import FWHM_PER_SIGMA
-from astrid.imaging.stars import Plane, usable_pixels
+from astrid.imaging.stars.find import Plane, usable_pixels
+from astrid.imaging.stars.sizes import FWHM_PER_SIGMA
 
 _MAX_MOVE = 0.5  # px, the most a position moves in one round
 _LEAST_KNOWN = 0.5  # of a cutout's pixels that must be usable

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from astrid.core.records import DQImage, FloatImage
-from astrid.imaging.spline import cardinal
+from astrid.imaging.alignment.spline import cardinal
 
 _REACH = 5.0  # widths of the weights, beyond which pixels do not count
 _LEAST_WEIGHT = 1e-4  # of a full neighbourhood; with less, nothing is known of a pixel

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from astrid.core.errors import ImagingError
-from astrid.imaging.kernels import FLOOR, Optics, Recipe, Side, optics_of, recipe_for
-from astrid.imaging.zogy import LEAST_VARIANCE, Engine, Job, Subtraction, blank_errors, check_pair
+from astrid.imaging.zogy.engine import LEAST_VARIANCE, Engine, Job, Subtraction, blank_errors, check_pair
+from astrid.imaging.zogy.kernels import FLOOR, Optics, Recipe, Side, optics_of, recipe_for
 
 _KEPT = 64  # pairs of PSFs, noise and flux scales whose kernels are kept on the device
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from astrid.config.schema.imaging import ResampleConfig
 from astrid.core.dq import DQ
 from astrid.core.records import DQImage, FloatImage, Psf
-from astrid.imaging.astrometry import Mapping
-from astrid.imaging.fill import fill_local as fill_local
-from astrid.imaging.fill import fill_planes, spread_causes
-from astrid.imaging.mesh import Floats, MappingMesh, row_crossings
-from astrid.imaging.profile import stamp_fwhm
-from astrid.imaging.spline import along_columns, along_rows, anywhere, at_points, cardinal, coefficients, reach
-from astrid.imaging.stars import usable_pixels
+from astrid.imaging.alignment.astrometry import Mapping
+from astrid.imaging.alignment.fill import fill_local as fill_local
+from astrid.imaging.alignment.fill import fill_planes, spread_causes
+from astrid.imaging.alignment.mesh import Floats, MappingMesh, row_crossings
+from astrid.imaging.alignment.spline import along_columns, along_rows, anywhere, at_points, cardinal, coefficients, reach
+from astrid.imaging.stars.find import usable_pixels
+from astrid.imaging.stars.profile import stamp_fwhm
 
 _BLOCK = 1024  # science px (points of them), about the side of what is resampled at a time: bounds memory
 _CHUNK = 32768  # science px that are finished at a time: stays in the cache

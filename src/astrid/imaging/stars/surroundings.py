@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from astrid.imaging.profile import Cutouts, Field, Floats, StarFit
+from astrid.imaging.stars.profile import Cutouts, Field, Floats, StarFit
 
 _SKY_FROM = 0.7  # of the stamp's half side: beyond this radius a star's local background is measured
 _SKY_CLIP = 3.0  # sigma

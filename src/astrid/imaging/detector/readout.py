@@ -16,7 +16,7 @@ from astrid.core.archive import Amplifier, Section, pack
 from astrid.core.dq import DQ
 from astrid.core.errors import ImagingError
 from astrid.core.records import DQImage, FloatImage
-from astrid.imaging.trails import saturation_flags
+from astrid.imaging.detector.trails import saturation_flags
 
 __all__ = ["Readout", "Reduced", "configured_amplifiers", "edge_flags", "parse_section", "reduce_readout", "saturation_flags"]
 

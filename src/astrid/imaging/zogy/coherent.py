@@ -32,9 +32,9 @@ from scipy import fft, ndimage
 from scipy.spatial import cKDTree
 
 from astrid.core.records import FloatImage
-from astrid.imaging.coherent_filter import REACH_FWHMS, Batch, Filters, Look, filter_windows, filters_for, look_of
-from astrid.imaging.kernels import Side, optics_of
-from astrid.imaging.zogy import Subtraction, Window
+from astrid.imaging.zogy.coherent_filter import REACH_FWHMS, Batch, Filters, Look, filter_windows, filters_for, look_of
+from astrid.imaging.zogy.engine import Subtraction, Window
+from astrid.imaging.zogy.kernels import Side, optics_of
 
 CLAIMANTS = 128  # sources that share the light of a window, at most
 COLUMNS = 4  # sources of a window with shifts of their own, at most; the light of the others is left to S_corr

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from astrid.core.errors import ImagingError
 from astrid.core.records import FloatImage
-from astrid.imaging.transforms import Hat, workspace
+from astrid.imaging.zogy.transforms import Hat, workspace
 
 Scatter = float | FloatImage
 

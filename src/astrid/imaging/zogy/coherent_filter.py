@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from astrid.core.records import FloatImage
-from astrid.imaging.kernels import FLOOR, Optics, power, recipe_for, wrapped
+from astrid.imaging.zogy.kernels import FLOOR, Optics, power, recipe_for, wrapped
 
 Hats = NDArray[np.complex64]
 

@@ -10,8 +10,8 @@ from scipy.spatial import cKDTree
 
 from astrid.config.schema.psf import PsfConfig
 from astrid.core.records import Psf
-from astrid.imaging.profile import Cutouts, Floats, StampField, StarFit, cut_out, field_of, fit_stars
-from astrid.imaging.stars import STAR_DTYPE, Plane, StarFlag, find_stars
+from astrid.imaging.stars.find import STAR_DTYPE, Plane, StarFlag, find_stars
+from astrid.imaging.stars.profile import Cutouts, Floats, StampField, StarFit, cut_out, field_of, fit_stars
 
 SOURCE_DTYPE = np.dtype(
     [

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from astrid.core.records import Calibrated, FloatImage
-from astrid.imaging.sizes import FWHM_PER_SIGMA
-from astrid.imaging.stars import usable_pixels
+from astrid.imaging.stars.find import usable_pixels
+from astrid.imaging.stars.sizes import FWHM_PER_SIGMA
 
 _BLOCK = 384  # px, side of the parts of a large image that are looked at
 _BLOCKS = 3  # of them along an axis, at most

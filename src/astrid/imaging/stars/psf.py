@@ -1,7 +1,7 @@
 """The PSF of one image as stamps over its field: from its own stars where they allow it, down a ladder of fallbacks.
 
 The pixels of all stars, each at its own sub-pixel offset, sample one continuous profile that already contains the pixel's
-response (Anderson & King 2000, PASP 112, 1360): undersampled stars need no interpolation. `imaging.shape` holds the model.
+response (Anderson & King 2000, PASP 112, 1360): undersampled stars need no interpolation. `imaging.stars.shape` holds the model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from scipy.spatial import cKDTree
 from astrid.config.schema.psf import PsfConfig
 from astrid.core.errors import ImagingError
 from astrid.core.records import DQImage, FloatImage, Psf
-from astrid.imaging.profile import (
+from astrid.imaging.stars.find import Plane, StarFlag, find_stars
+from astrid.imaging.stars.profile import (
     Cutouts,
     Floats,
     Moffat,
@@ -29,11 +30,10 @@ from astrid.imaging.profile import (
     stamp_fwhm,
     windowed_centre,
 )
-from astrid.imaging.shape import Evidence, Layer, Prior, Shape, evidence, knots_within, solve
-from astrid.imaging.sizes import FWHM_PER_SIGMA
-from astrid.imaging.stars import Plane, StarFlag, find_stars
-from astrid.imaging.surroundings import distances, star_levels, without_neighbours
-from astrid.imaging.variation import modes, vary
+from astrid.imaging.stars.shape import Evidence, Layer, Prior, Shape, evidence, knots_within, solve
+from astrid.imaging.stars.sizes import FWHM_PER_SIGMA
+from astrid.imaging.stars.surroundings import distances, star_levels, without_neighbours
+from astrid.imaging.stars.variation import modes, vary
 
 _MODEL_ERROR = 0.02  # relative, keeps a few bright stars from deciding the shape alone
 _MODEL_FLOOR = 0.02  # of the peak, least value that this error is taken of

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from astrid.imaging.profile import Floats, field_monomials
-from astrid.imaging.shape import Evidence, Layer, Shape
+from astrid.imaging.stars.profile import Floats, field_monomials
+from astrid.imaging.stars.shape import Evidence, Layer, Shape
 
 _FOLDS = 4  # of the cross-validation
 _FIRST, _MANY = 3, 40  # modes that fewer stars than so many are asked for: stretch and shear

@@ -31,8 +31,8 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from astrid.core.records import Calibrated, FloatImage, Psf
-from astrid.imaging.profile import Floats, cut_out, field_of
-from astrid.imaging.sizes import FWHM_PER_SIGMA
+from astrid.imaging.stars.profile import Floats, cut_out, field_of
+from astrid.imaging.stars.sizes import FWHM_PER_SIGMA
 
 _NARROW, _WIDE = 1.5, 4.0  # FWHM of the PSF, of G_1 and G_2
 _RADIUS_FWHMS = 2.0  # FWHM, within which a star's residual is looked at
@@ -78,7 +78,7 @@ def psf_misfit(image: Calibrated, psf: Psf, sources: NDArray[Any], level: float,
     level
         Of the sky.
     correlation
-        Power of its noise at the PSF's scale over that of white noise (`imaging.correlation`): it is taken for noise, not for misfit.
+        Power of its noise at the PSF's scale over that of white noise (`detector.correlation`): it is taken for noise, not for misfit.
     """
     stars = _lone(sources, _APART_FWHMS * psf.fwhm)
     if len(stars) == 0:

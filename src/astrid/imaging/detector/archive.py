@@ -15,9 +15,9 @@ from astrid.core.archive import Archive, Identity
 from astrid.core.dq import DQ, unusable
 from astrid.core.errors import ImagingError
 from astrid.core.records import DQImage, FloatImage
-from astrid.imaging.background import Background, measure_background
-from astrid.imaging.counts import counts_variance, expected_light, measure_counts_background
-from astrid.imaging.detector import edge_flags, saturation_flags
+from astrid.imaging.detector.background import Background, measure_background
+from astrid.imaging.detector.counts import counts_variance, expected_light, measure_counts_background
+from astrid.imaging.detector.readout import edge_flags, saturation_flags
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
@@ -125,7 +125,7 @@ def archive_variance(working: Working, background: Background, hidden: NDArray[n
 
 
 def counting_variance(working: Working, hidden: NDArray[np.bool_], config: CalibrateConfig) -> tuple[FloatImage, Background]:
-    """Poisson variance and sky of a counting detector, in the image's unit (see `imaging.counts`)."""
+    """Poisson variance and sky of a counting detector, in the image's unit (see `imaging.detector.counts`)."""
     gain = np.broadcast_to(np.asarray(working.gain, dtype=np.float32), working.data.shape)
     known = np.isfinite(gain) & (gain > 0)
     per_unit = np.where(known, gain, np.float32(1.0))

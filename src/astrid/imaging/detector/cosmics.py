@@ -8,7 +8,7 @@ from scipy import ndimage, special
 
 from astrid.config.schema.calibrate import CosmicsConfig
 from astrid.core.records import FloatImage
-from astrid.imaging.sizes import FWHM_PER_SIGMA
+from astrid.imaging.stars.sizes import FWHM_PER_SIGMA
 
 _RIM_PX = 2  # px, how far a ray is grown ...
 _RIM_SIGMA = 2.0  # ... through pixels this far above the sky

@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from astrid.config.schema.psf import StarsConfig
 from astrid.core.dq import unusable
 from astrid.core.records import DQImage, FloatImage, Psf
-from astrid.imaging.sizes import FWHM_PER_SIGMA, Locus, core_fwhm, find_locus
+from astrid.imaging.stars.sizes import FWHM_PER_SIGMA, Locus, core_fwhm, find_locus
 
 _LOCUS_SNR = 20.0  # sources that tell the size of the stars
 _LOCUS_LEAST = 4  # such sources; with fewer, faint ones count as well

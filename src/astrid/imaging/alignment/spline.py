@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import BSpline
 
 from astrid.core.records import FloatImage
-from astrid.imaging.mesh import Floats
+from astrid.imaging.alignment.mesh import Floats
 
 PAD = 6  # px, mirrored border that the taps may reach into: those of degree 9, a pixel beyond the image
 _CHUNK = 16384  # values that are worked on at a time: stays in the cache

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-from astrid.imaging.profile import Cutouts, Floats, Moffat, cubic_matrix, field_monomials
+from astrid.imaging.stars.profile import Cutouts, Floats, Moffat, cubic_matrix, field_monomials
 
 _BAND = 4  # knots a cubic B-spline overlaps with, itself and to one side
 _CHUNK = 64  # stars whose normal matrices are built at once

@@ -16,9 +16,9 @@ import numpy as np
 
 from astrid.core.errors import ImagingError
 from astrid.core.records import FloatImage
-from astrid.imaging.kernels import Kernels, Recipe, Scatter, Side, reach, score_weight, tile_kernels
-from astrid.imaging.tiles import Tile, cut, plan_tiles
-from astrid.imaging.transforms import Hat, Workspace, aligned, padded_shape, workspace
+from astrid.imaging.zogy.kernels import Kernels, Recipe, Scatter, Side, reach, score_weight, tile_kernels
+from astrid.imaging.zogy.tiles import Tile, cut, plan_tiles
+from astrid.imaging.zogy.transforms import Hat, Workspace, aligned, padded_shape, workspace
 
 __all__ = [
     "Engine", "Job", "Kernels", "Side", "Subtraction", "aligned", "engine", "kernels_for", "padded_shape", "reach", "score_weight",
@@ -82,7 +82,7 @@ def engine(name: Literal["pyfftw", "torch"], device: Literal["auto", "cpu", "cud
         When a GPU is asked for and absent.
     """
     if name == "torch":
-        from astrid.imaging.zogy_torch import torch_engine
+        from astrid.imaging.zogy.engine_torch import torch_engine
 
         return torch_engine(device)
     return _one_by_one

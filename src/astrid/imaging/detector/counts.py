@@ -13,7 +13,7 @@ from scipy import ndimage, special
 from astrid.config.schema.calibrate import BackgroundConfig, CountsConfig
 from astrid.core.errors import ImagingError
 from astrid.core.records import FloatImage
-from astrid.imaging.background import Background
+from astrid.imaging.detector.background import Background
 
 _BRIGHT = 4.0  # sigma of a pixel, above which its own value is the expectation
 _LIGHT_SMOOTHING = 1.0  # px, sigma of the Gaussian over the fainter ones

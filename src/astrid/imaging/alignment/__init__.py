@@ -1,0 +1,1 @@
+"""Two exposures on one grid and one flux scale."""

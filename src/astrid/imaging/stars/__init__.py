@@ -1,0 +1,1 @@
+"""The stars of one exposure: where they are, and the PSF that they share."""
