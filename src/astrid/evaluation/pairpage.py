@@ -28,6 +28,7 @@ _DIFFERENCE_RANGE = 6.0  # robust sigma, of the difference's grey scale
 _NO_VALUE = "#b9a3cf"
 _ARROW_SNR = 30.0  # S/N of a star whose shift is drawn
 _TABLE_COLUMNS, _TABLE_LEFT = 4, 0.045
+_TITLE_SIZE, _TITLE_LETTERS = 13.0, 95  # points; letters that fit across the page at that size
 _LETTERS = 19  # of a table's text value
 
 
@@ -60,7 +61,9 @@ def pair_page(product: Difference) -> Figure:
 
 def _heading(figure: Figure, product: Difference) -> None:
     new, old = product.info, product.reference_info
-    figure.text(0.02, 0.975, f"{new.exposure_id}  minus  {old.exposure_id}", fontsize=13, fontweight="bold", va="center")
+    title = f"{new.exposure_id}  minus  {old.exposure_id}"
+    size = min(_TITLE_SIZE, _TITLE_SIZE * _TITLE_LETTERS / len(title))
+    figure.text(0.02, 0.975, title, fontsize=size, fontweight="bold", va="center")
     about = f"{new.survey} {new.instrument} {new.detector}, filter {new.filter}; MJD {new.mjd:.3f} minus {old.mjd:.3f}"
     figure.text(0.02, 0.952, about, fontsize=9, color=MUTED, va="center")
     reasons = str(product.quality.get("q_reasons") or "")
