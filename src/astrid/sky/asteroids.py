@@ -14,7 +14,6 @@ from astrid.core.runtime import track
 from astrid.io.tables import ASTEROIDS, conform
 from astrid.sky.catalog import read_table_file
 
-_MJD_TO_JD = 2_400_000.5
 _SAME_CENTRE = 3  # decimals of a degree: detectors and dithers of one visit nearer than this are asked once
 _TIMEOUT = 60.0  # s
 

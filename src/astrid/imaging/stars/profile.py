@@ -97,24 +97,6 @@ class SplineProfile:
 
 
 @dataclass(frozen=True, eq=False)
-class SumProfile:
-    """Base profile plus a correction that fades out between `inner` and `outer` px from the centre."""
-
-    base: Profile
-    correction: Profile
-    inner: float
-    outer: float
-
-    def __call__(self, dy: Floats, dx: Floats) -> Floats:
-        total = np.array(self.base(dy, dx))
-        taper = np.clip((self.outer - np.hypot(dy, dx)) / (self.outer - self.inner), 0.0, 1.0)
-        core = taper > 0
-        smooth = taper[core] * taper[core] * (3.0 - 2.0 * taper[core])
-        total[core] += smooth * self.correction(dy[core], dx[core])
-        return total
-
-
-@dataclass(frozen=True, eq=False)
 class StampField:
     """A PSF's stamps as continuous profiles at many places at once: quintic splines of the stamp and of each spatial term.
 

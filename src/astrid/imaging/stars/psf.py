@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 
 from astrid.config.schema.psf import PsfConfig
 from astrid.core.errors import ImagingError
-from astrid.core.records import DQImage, FloatImage, Psf
+from astrid.core.records import Psf
 from astrid.imaging.stars.find import Plane, StarFlag, find_stars
 from astrid.imaging.stars.profile import (
     Cutouts,
@@ -25,7 +25,6 @@ from astrid.imaging.stars.profile import (
     Moffat,
     StarFit,
     cut_out,
-    field_of,
     fit_stars,
     stamp_fwhm,
     windowed_centre,
@@ -163,12 +162,6 @@ def _isolated(found: NDArray[Any], star: NDArray[np.bool_], ratio: float, config
     crowded[both[found["flux"][both[:, 1]] > ratio * found["flux"][both[:, 0]], 0]] = True
     chosen = found[star & ~crowded]
     return np.asarray(chosen[np.argsort(-chosen["flux"], kind="stable")][: config.max_stars])
-
-
-def refit_stars(data: FloatImage, variance: FloatImage, dq: DQImage, stars: NDArray[Any], psf: Psf) -> StarFit:
-    """PSF-fit positions and fluxes of the given stars, from the stamp as a continuous profile."""
-    cutouts = cut_out(data, variance, dq, stars["x"], stars["y"], max(3, int(np.ceil(1.5 * psf.fwhm))))
-    return fit_stars(cutouts, stars["x"].astype(float), stars["y"].astype(float), field_of(psf))
 
 
 def _half(fwhm: float, config: PsfConfig) -> int:

@@ -22,7 +22,7 @@ from astrid.imaging.zogy.transforms import Hat, Workspace, aligned, padded_shape
 
 __all__ = [
     "Engine", "Job", "Kernels", "Side", "Subtraction", "aligned", "engine", "kernels_for", "padded_shape", "reach", "score_weight",
-    "shift_level", "subtract", "subtract_tile", "tile_kernels",
+    "subtract", "subtract_tile", "tile_kernels",
 ]  # fmt: skip
 
 CORE = 480  # px, largest core of a tile of a whole image: arrays of 256 to 512 px fit the cache
@@ -158,20 +158,6 @@ def subtract_tile(new: Side, ref: Side, inner: Window, kernels: Kernels | None =
 def kernels_for(new: Side, ref: Side) -> Kernels:
     """The kernels that `subtract` needs for this pair: they hang on the shape, the PSFs, the sky's noise and the flux scales alone."""
     return tile_kernels(new, ref, _tiles(new, ref)[0].shape)
-
-
-def shift_level(result: Subtraction, level: float) -> Subtraction:
-    """Take a constant off the background of D (in its own unit), and what follows from it off the score and the flux.
-
-    A constant passes the matched filter as F_D times itself, since P_D has unit sum.
-    """
-    score_level = np.float32(result.flux_difference * level / result.flux_score)
-    return dataclasses.replace(
-        result,
-        difference=result.difference - np.float32(level),
-        score=result.score - score_level / result.flux_error,
-        flux=result.flux - score_level,
-    )
 
 
 def _tiles(new: Side, ref: Side) -> list[Tile]:
