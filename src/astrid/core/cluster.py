@@ -71,7 +71,7 @@ class DaskCluster:
                 threads_per_worker=self.threads,
                 memory_limit=int(share),
                 processes=True,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",  # any free port: two clusters of one machine are not told of each other
                 silence_logs=logging.CRITICAL,
             ) as cluster,
             distributed.Client(cluster) as client,
