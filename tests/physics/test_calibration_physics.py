@@ -18,6 +18,7 @@ from astrid.core.records import ExposureInfo
 from astrid.imaging.calibrate import RawExposure, calibrate
 from astrid.imaging.detector.background import measure_background
 from astrid.imaging.detector.cosmics import find_cosmics, point_source_sharpness
+from astrid.imaging.detector.readout import Readout, reduce_readout
 from astrid.imaging.stars.sizes import FWHM_PER_SIGMA
 
 ROOT = Path(__file__).parents[2]
@@ -129,6 +130,17 @@ def test_the_variance_is_read_noise_plus_counts_over_the_flat_squared(config):
     )
     out = calibrate(raw, replace(config, cosmics=replace(config.cosmics, apply_to="none")))
     assert out.variance == pytest.approx((READ_NOISE**2 + electrons * flat) / flat**2, rel=0.01)
+
+
+def test_the_readouts_variance_is_exact(config):
+    """Before sky and sources are known: V = (read_noise^2 + e f) / f^2 with the measured electrons e f, pixel by pixel."""
+    y, x = np.mgrid[:SIZE, :SIZE] / SIZE
+    flat = 0.8 + 0.4 * x
+    flat /= np.median(flat)
+    electrons = 500.0 + 20.0 * np.sin(30 * y)
+    frame = (electrons * flat / GAIN).astype(np.float32)
+    out = reduce_readout(Readout(frame, GAIN, READ_NOISE, np.nan, flat=flat.astype(np.float32)), config.detector)
+    assert out.variance == pytest.approx((READ_NOISE**2 + electrons * flat) / flat**2, rel=1e-4)
 
 
 def test_the_variance_does_not_follow_its_own_noise(config):
