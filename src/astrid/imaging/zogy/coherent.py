@@ -40,7 +40,8 @@ CLAIMANTS = 128  # sources that share the light of a window, at most
 COLUMNS = 4  # sources of a window with shifts of their own, at most; the light of the others is left to S_corr
 LEAST_SNR = 5.0  # of a peak of the reference; below it is noise
 _SIDES_FWHMS = (10.4, 12.8, 14.5, 22.0, 32.0, 48.0)  # FWHM of P_D, the sides of the windows, tried in turn
-_SEPARATION_FWHMS = 0.7  # FWHM, within which only the highest peak counts
+_SEPARATION_FWHMS = 0.7  # FWHM, within which only the sharpest peak counts
+_SHARPNESS = 3.0  # of a peak's Laplacian, over that of the blank sky's noise
 _CLAIM_SNR = 2.0  # S/N of its light at the nearest pixel of a window, for a source to have a claim in it
 _COLUMN_FWHMS = 2.5  # FWHM around a window's source, within which another's shift must matter for a column of its own
 _TAPER_SNR = 1.5  # S/N of the light at which a pixel counts half in the fit of the shifts: below, it is noise that is shifted
@@ -125,20 +126,25 @@ def _even(length: int) -> int:
 
 
 def _find_peaks(scene: _Scene) -> _Peaks:
-    """Peaks of the reference's light that could reach the wanted share on a dark sky if they were stars."""
+    """Peaks of the reference's light that could reach the wanted share on a dark sky if they were stars.
+
+    They are peaks of minus its Laplacian: a faint source in the wing of a bright one is no maximum of the smooth light.
+    """
     sigma = [[np.asarray(value, np.float32) for value in side.astrometry] for side in scene.sides]
     photometry = (scene.sides[0].photometry, scene.sides[1].photometry)
     most = max(np.hypot(sigma[0][axis].max(), sigma[1][axis].max()) for axis in (0, 1)) * scene.look.steepest
     scatter = max(float(most), *photometry)
     needed = np.sqrt(scene.share) / scatter if scatter > 0 else np.inf
     reach = max(1, round(_SEPARATION_FWHMS * scene.look.fwhm))
-    least = max(LEAST_SNR, needed) * scene.result.blank_error
-    y, x = np.nonzero(scene.light[reach:-reach, reach:-reach] > least)
+    sharp = -ndimage.laplace(scene.light)
+    bright = scene.light > max(LEAST_SNR, needed) * scene.result.blank_error
+    bright &= sharp > _SHARPNESS * scene.look.roughness * scene.result.blank_error
+    y, x = np.nonzero(bright[reach:-reach, reach:-reach])
     y, x = y + reach, x + reach
-    height = scene.light[y, x]
+    height = sharp[y, x]
     for dy in range(-reach, reach + 1):
         for dx in range(-reach, reach + 1):
-            other = scene.light[y + dy, x + dx]
+            other = sharp[y + dy, x + dx]
             keep = (height > other) if (dy, dx) > (0, 0) else (height >= other)
             y, x, height = y[keep], x[keep], height[keep]
     here = np.empty((len(y), 2, 2), np.float32)
@@ -146,7 +152,7 @@ def _find_peaks(scene: _Scene) -> _Peaks:
         for axis in (0, 1):
             plane = sigma[image][axis]
             here[:, image, axis] = plane[y, x] if plane.ndim else plane
-    return _Peaks(np.stack([y, x], axis=1), height / np.float32(scene.result.blank_error), here, photometry)
+    return _Peaks(np.stack([y, x], axis=1), scene.light[y, x] / np.float32(scene.result.blank_error), here, photometry)
 
 
 def _first_size(scene: _Scene, peaks: _Peaks) -> NDArray[np.intp]:
@@ -340,14 +346,15 @@ def _filtered(scene: _Scene, group: _Group, members: NDArray[np.intp], count: in
         sigma=np.hypot(sigma[:, :, 0], sigma[:, :, 1]),
         photometry=float(np.hypot(*group.peaks.photometry)),
     )
-    flux, error, counts = filter_windows(batch, filters, scene.look.fwhm)
+    values = filter_windows(batch, filters, scene.look.fwhm)
     inside = slice(reach, -reach)
-    window, row, column = np.nonzero(counts[:, inside, inside] & group.wanted[members, inside, inside])
+    window, row, column = np.nonzero(values.counts[:, inside, inside] & group.wanted[members, inside, inside])
     row, column = row + reach, column + reach
     place = (row + corner[window, 0], column + corner[window, 1])
     most = ndimage.maximum_filter(light, size=(1, 3, 3))[window, row, column]
     scatter = group.scatter[members[window], row, column]
-    return _Found(place, flux[window, row, column], error[window, row, column], most, scatter, group.claims.source[members[window], 0])
+    own = group.claims.source[members[window], 0]
+    return _Found(place, values.flux[window, row, column], values.error[window, row, column], most, scatter, own)
 
 
 def _misfit(found: list[_Found], peaks: _Peaks) -> float:
