@@ -174,6 +174,24 @@ def score(inputs: tuple[Path, ...], output: Path, model: str, batch: int, eviden
     run(list(inputs), output, model=model, batch=batch, evidence=evidence, report=report)
 
 
+@cli.command()
+@click.argument("trainings", nargs=-1, required=True, metavar="NAME=FOLDER...")
+@click.option("--alerts", type=existing, multiple=True, required=True, help="Alert files or folders of them.")
+@click.option("--evidence", type=existing, required=True, help="Table of independent evidence, an alert a row.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Trainings of each set.")
+@click.option("--report", type=target, default="reports/transfer.json", show_default=True, help="Where the comparison is written.")
+def transfer(trainings: tuple[str, ...], alerts: tuple[Path, ...], evidence: Path, seeds: int, report: Path) -> None:
+    """Train on one set of triplets or another and rank real alerts with each.
+
+    A FOLDER is a project in which the stages up to `split` have run (data/triplets and data/splits); FOLDER+FOLDER trains on both.
+    Model and training are the configured ones; every training is a run of MLflow.
+    """
+    from astrid.commands.transfer import parse
+    from astrid.commands.transfer import transfer as run
+
+    run([parse(one) for one in trainings], list(alerts), evidence, report, seeds=seeds)
+
+
 @cli.group()
 def registry() -> None:
     """The model registry."""

@@ -44,12 +44,12 @@ def alert_context(
     shown = disagreements(joined, EACH)
     found = stamps(pd.concat(list(shown.values())))
     pictures = [
-        _picture(roc(roc_curves(joined)), "Ranking", "Share of the alerts with evidence that score above a threshold, against the share of "
+        picture(roc(roc_curves(joined)), "Ranking", "Share of the alerts with evidence that score above a threshold, against the share of "
                  "peer-low alerts that do. Logarithmic axis: a watcher of the stream lives at its left end."),
-        _picture(scores_by_group(joined, threshold), "Scores", "The calibrated score in each group; the line is the threshold."),
-        _picture(against_peer(joined, threshold), "Against the peer", "Score against braai d6_m7's, an alert a point. They disagree in the "
+        picture(scores_by_group(joined, threshold), "Scores", "The calibrated score in each group; the line is the threshold."),
+        picture(against_peer(joined, threshold), "Against the peer", "Score against braai d6_m7's, an alert a point. They disagree in the "
                  "upper left and the lower right corner."),
-        *(_album(shown[key], found, title, text) for key, title, text in _GALLERIES if len(shown[key])),
+        *(album(shown[key], found, title, text) for key, title, text in _GALLERIES if len(shown[key])),
     ]  # fmt: skip
     return {
         "title": "Real alerts",
@@ -98,18 +98,20 @@ def _cell(record: Mapping[str, Any], name: str) -> dict[str, str]:
     return cell(Estimate(record[name], record[f"{name}_low"], record[f"{name}_high"]))
 
 
-def _picture(figure: Figure, title: str, caption: str, shape: str = "") -> dict[str, str]:
+def picture(figure: Figure, title: str, caption: str, shape: str = "") -> dict[str, str]:
+    """A figure as the page holds it: the image in its address, title, caption, and "wide" or nothing as its shape."""
     content = base64.b64encode(png_bytes(figure)).decode()
     return {"uri": f"data:image/png;base64,{content}", "title": title, "caption": caption, "shape": shape}
 
 
-def _album(rows: pd.DataFrame, found: Mapping[Any, NDArray[np.float32]], title: str, text: str) -> dict[str, str]:
+def album(rows: pd.DataFrame, found: Mapping[Any, NDArray[np.float32]], title: str, text: str) -> dict[str, str]:
+    """A gallery of alerts, `rows` of joined evidence, whose stamps were found."""
     examples = []
     for row in rows[rows.index.isin(list(found))].itertuples():
         faded = ", faded" if row.sign < 0 else ""
         label = f"score {row.score:.3f}, braai {getattr(row, PEER):.3f}{faded}"
         examples.append(Example(found[row.Index], label, f"{row.objectId}  {_evidence(row)}"))
-    return _picture(gallery(examples), title, f"{text} Each: science, reference, difference.", "wide")
+    return picture(gallery(examples), title, f"{text} Each: science, reference, difference.", "wide")
 
 
 def _evidence(row: Any) -> str:

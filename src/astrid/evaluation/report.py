@@ -127,6 +127,11 @@ def render_pairs(context: Mapping[str, Any]) -> str:
     return str(_templates().get_template("pairs.html.j2").render(**context))
 
 
+def render_transfer(context: Mapping[str, Any]) -> str:
+    """The page of compared training sets from the context of `evaluation.transfer.transfer_context`."""
+    return str(_templates().get_template("transfer.html.j2").render(**context))
+
+
 @cache
 def _templates() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined

@@ -1,0 +1,61 @@
+"""Several triplet stores read as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from astrid.core.provenance import digest_bytes
+
+
+class Source(Protocol):
+    """A triplet store, as `io.shards.TripletStore` is one."""
+
+    table: pd.DataFrame
+    digest: str
+
+    def stamps(self, indices: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """Stamps, float32 (n, 3, 63, 63), of the rows `indices`."""
+        ...
+
+
+class JoinedStores:
+    """The rows of several stores one after the other.
+
+    `sources`: (store, splits) pairs. `table` (TRIPLETS) and `splits` (SPLITS) carry candidate_ids, object and group names with the
+    store's number in front, so that equal names of two stores stay apart; `digest` covers the stores' digests in their order.
+    """
+
+    def __init__(self, sources: Sequence[tuple[Source, pd.DataFrame]]) -> None:
+        self._stores = [store for store, _ in sources]
+        self._starts = np.cumsum([0, *(len(store.table) for store in self._stores)])
+        self.digest = digest_bytes(*(store.digest.encode() for store in self._stores))
+        names = ("candidate_id", "event_id")
+        self.table = pd.concat([_numbered(store.table, k, names) for k, store in enumerate(self._stores)], ignore_index=True)
+        names = ("candidate_id", "group_id")
+        self.splits = pd.concat([_numbered(splits, k, names) for k, (_, splits) in enumerate(sources)], ignore_index=True)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def stamps(self, indices: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """Stamps, float32 (n, 3, 63, 63), of the rows `indices`, in that order."""
+        wanted = np.asarray(indices, dtype=np.int64)
+        owner = np.searchsorted(self._starts, wanted, side="right") - 1
+        out: NDArray[np.float32] | None = None
+        for number in np.unique(owner):
+            here = np.flatnonzero(owner == number)
+            read = self._stores[number].stamps(wanted[here] - self._starts[number])
+            if out is None:
+                out = np.empty((len(wanted), *read.shape[1:]), np.float32)
+            out[here] = read
+        return out if out is not None else self._stores[0].stamps(wanted)
+
+
+def _numbered(table: pd.DataFrame, number: int, names: Sequence[str]) -> pd.DataFrame:
+    """The table with a store's number before its names; empty names stay empty."""
+    return table.assign(**{name: [f"{number}/{value}" if value else "" for value in table[name]] for name in names if name in table})
