@@ -156,6 +156,40 @@ def inject(image: Path, output: Path, truth: Path, psf: Path | None, noise: Path
     run(image, output, truth, psf=psf, noise=noise, calibrate=calibrate, **drawn)
 
 
+@cli.command("inject-pair")
+@click.argument("science", type=existing)
+@click.argument("reference", type=existing)
+@click.option("-o", "--output", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="New folder to write.")
+@click.option("--bogus", type=click.FloatRange(0, 1), help="Nothing has changed in this pair: its own detections are bogus, this surely.")
+@click.option("--science-psf", type=existing, help="PSF stamp of the science image; estimated when absent.")
+@click.option("--reference-psf", type=existing, help="PSF stamp of the reference; estimated when absent.")
+@click.option("--science-noise", type=existing, help="1-sigma noise image of the science image.")
+@click.option("--reference-noise", type=existing, help="1-sigma noise image of the reference.")
+@click.option("--science-mask", type=existing, help="Mask of the science image, non-zero = bad.")
+@click.option("--reference-mask", type=existing, help="Mask of the reference, non-zero = bad.")
+@click.option("-S", "--set", "overrides", multiple=True, help="Change a setting, e.g. injection.copies=4.")
+def inject_pair(
+    science: Path, reference: Path, folder: Path, bogus: float | None, overrides: tuple[str, ...], **companions: Path | None
+) -> None:
+    """Make labelled triplets of a pair: point sources of known flux in copies of it, and its own detections.
+
+    Sources that brighten go into the science image, fading ones into the reference. The folder gets the difference products, what was
+    injected, the candidates, their labels and a triplet store. Settings are those of `injection=default`.
+    """
+    from astrid.commands.inject_pair import Rooms
+    from astrid.commands.inject_pair import inject_pair as run
+    from astrid.commands.settings import section
+    from astrid.config.schema import CandidatesConfig, DatasetConfig, ImagingConfig, InjectionConfig
+
+    rooms = Rooms(
+        section(ImagingConfig, "imaging", overrides),
+        section(InjectionConfig, "injection", ["injection=default", *overrides]),
+        section(CandidatesConfig, "candidates", overrides),
+        section(DatasetConfig, "dataset", overrides),
+    )
+    run(science, reference, folder, rooms=rooms, bogus_confidence=bogus, **companions)
+
+
 @cli.command()
 @click.argument("inputs", type=existing, nargs=-1, required=True)
 @click.option("-o", "--output", type=target, required=True, help="Score table to write (Parquet).")
@@ -190,6 +224,57 @@ def transfer(trainings: tuple[str, ...], alerts: tuple[Path, ...], evidence: Pat
     from astrid.commands.transfer import transfer as run
 
     run([parse(one) for one in trainings], list(alerts), evidence, report, seeds=seeds)
+
+
+_CANDIDATES = click.option(
+    "--candidates", type=existing, default="data/candidates/candidates.parquet", show_default=True, help="The candidates that are meant."
+)
+
+
+@cli.group()
+def labels() -> None:
+    """Labels from people, evidence and scores; tables of labels are only ever appended to."""
+
+
+@labels.command("add")
+@click.argument("ids", nargs=-1, required=True, metavar="CANDIDATE...")
+@click.option("--as", "word", type=click.Choice(["real", "bogus"]), required=True, help="What they are.")
+@click.option("--kind", default="", help="Which kind, e.g. 'SN Ia' or 'dipole'.")
+@click.option("--by", "annotator", required=True, help="Who says so.")
+@click.option("--confidence", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="How sure that is.")
+@click.option("-o", "--table", type=target, default="data/labels/human.csv", show_default=True, help="Table to append to.")
+@_CANDIDATES
+def labels_add(ids: tuple[str, ...], word: str, **given: Any) -> None:
+    """Append what a person says of candidates."""
+    from astrid.commands.label import label as run
+
+    run(ids, value=int(word == "real"), **given)
+
+
+@labels.command("import")
+@click.argument("evidence", type=existing)
+@click.option("--source", type=click.Choice(["human", "catalogue", "evidence", "weak"]), required=True, help="What kind of word it is.")
+@click.option("--by", "annotator", required=True, help="Who says so, where the table names no annotator.")
+@click.option("-o", "--table", type=target, default="data/labels/evidence.csv", show_default=True, help="Table to append to.")
+@_CANDIDATES
+def labels_import(evidence: Path, **given: Any) -> None:
+    """Append the rows of a table (CSV or Parquet with candidate_id and label); rows of unknown candidates are counted and left out."""
+    from astrid.commands.label import import_labels as run
+
+    run(evidence, **given)
+
+
+@labels.command("scores")
+@click.argument("scores", type=existing)
+@click.option("--below", type=click.FloatRange(0, 1), required=True, help="Scores at or below this are weak labels for bogus.")
+@click.option("--above", type=click.FloatRange(0, 1), required=True, help="Scores at or above this are weak labels for real.")
+@click.option("-o", "--table", type=target, default="data/labels/weak.csv", show_default=True, help="Table to append to.")
+@_CANDIDATES
+def labels_scores(scores: Path, **given: Any) -> None:
+    """Append weak labels from a table that `astrid score` wrote."""
+    from astrid.commands.label import import_scores as run
+
+    run(scores, **given)
 
 
 @cli.group()

@@ -32,7 +32,7 @@ TRIPLETS = Path("data/triplets")
 CONF = Path("conf")
 WINNER = CONF / "experiment/sweep_winner.yaml"
 # Sections that shape the triplets: a sweep over them would not change what a trial reads.
-UPSTREAM = ("survey", "simulate", "imaging", "candidates", "dataset")
+UPSTREAM = ("survey", "simulate", "imaging", "injection", "candidates", "dataset")
 
 
 def trial(composed: DictConfig) -> float:
@@ -48,7 +48,7 @@ def trial(composed: DictConfig) -> float:
 
 def _trial(composed: DictConfig) -> float:
     from astrid.datasets.leakage import audit
-    from astrid.datasets.splits import split_rows
+    from astrid.datasets.splits import find_near, split_rows
     from astrid.io.shards import TripletStore
     from astrid.learning.train import train_from
 
@@ -56,8 +56,9 @@ def _trial(composed: DictConfig) -> float:
     config = validate(Config, values)
     _refuse_upstream_changes(values)
     store = TripletStore.open(TRIPLETS)
-    splits = split_rows(store.table, config.split)
-    report = audit(store.table, splits)
+    near = find_near(store.table, store.stamps)
+    splits = split_rows(store.table, config.split, near)
+    report = audit(store.table, splits, near)
     report.raise_if_leaking()
 
     settings = {key: values[key] for key in ("split", "model", "train")}

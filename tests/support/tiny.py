@@ -16,7 +16,7 @@ from astrid.config.compose import compose, write_params
 from astrid.core.provenance import digest_file
 
 ROOT = Path(__file__).resolve().parents[2]
-UP_TO_TRIPLETS = ("catalog", "acquire", "calibrate", "difference", "detect", "triplets")
+UP_TO_TRIPLETS = ("catalog", "acquire", "calibrate", "inject", "difference", "detect", "triplets")
 FROM_TRIPLETS = ("split", "train", "evaluate", "export", "register")
 
 

@@ -19,11 +19,13 @@ UNMEASURED = DQ.NOT_FINITE | DQ.NO_COVERAGE
 def cut_stamps(difference: Difference, candidates: pd.DataFrame, size: int = STAMP_SIZE) -> NDArray[np.float32]:
     """Triplets float32 (n, 3, size, size): science, reference, sign * difference, in the image's unit.
 
-    Centred on the pixel nearest to the detection. NaN where the stamp leaves the image (such a candidate is unscorable, see
-    `judge`) and where nothing was measured; the difference is also NaN wherever the DQ plane says unusable, while science and
-    reference show what the detector saw there: a saturated core or a cosmic ray is evidence to a network and to a person.
+    Centred on the pixel nearest to the detection; any odd size, for a look at the surroundings up to the whole image. NaN
+    where the stamp leaves the image (such a candidate is unscorable, see `judge`) and where nothing was measured; the difference
+    is also NaN wherever the DQ plane says unusable, while science and reference show what the detector saw there: a saturated
+    core or a cosmic ray is evidence to a network and to a person.
 
-    Raises `DataSetError` for an even size or a candidate whose position is not in the image.
+    Raises `DataSetError` for an even size, one beyond the stamps' own that no position in the image can fill, or a candidate
+    whose position is not in the image.
     """
     _check(difference, candidates, size)
     ix, iy = _pixels(candidates)
@@ -71,6 +73,9 @@ def _check(difference: Difference, candidates: pd.DataFrame, size: int) -> None:
     if size < 1 or size % 2 == 0:
         raise DataSetError(f"a stamp of {size} px has no central pixel; ask for an odd size.")
     ny, nx = difference.dq.shape
+    largest = max(2 * max(ny, nx) - 1, STAMP_SIZE)
+    if size > largest:
+        raise DataSetError(f"a stamp of {size} px is larger than the image of {nx} x {ny} px can fill; ask for {largest} at most.")
     x, y = candidates["x"].to_numpy(), candidates["y"].to_numpy()
     inside = (x >= -0.5) & (x <= nx - 0.5) & (y >= -0.5) & (y <= ny - 0.5)
     if not inside.all():

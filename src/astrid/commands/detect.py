@@ -55,12 +55,14 @@ def _summary(frame: pd.DataFrame, output: Path) -> str:
 
 def _write_triplets(difference: Difference, frame: pd.DataFrame, folder: Path, shard_rows: int) -> int:
     from astrid.candidates.stamps import cut_stamps
+    from astrid.datasets.content import with_keys
     from astrid.io.shards import ShardWriter
 
     scorable = frame[frame["scorable"]].reset_index(drop=True)
     rows = scorable.assign(label=-1, label_source="", kind="", event_id=scorable["candidate_id"], cell_id="", true_snr=float("nan"))
     with ShardWriter(folder, shard_rows) as writer:
-        writer.append(cut_stamps(difference, scorable), rows)
+        stamps = cut_stamps(difference, scorable)
+        writer.append(stamps, with_keys(stamps, rows))
     return len(scorable)
 
 

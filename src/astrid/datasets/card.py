@@ -8,18 +8,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-LABEL_NAMES = {1: "real", 0: "bogus", -1: "unlabelled"}
+from astrid.datasets.kinds import LABEL_NAMES, REAL
+
 SNR_EDGES = (0.0, 5.0, 7.0, 10.0, 20.0, 50.0, np.inf)
+DLR_EDGES = (0.0, 0.5, 1.0, 2.0, 5.0, np.inf)  # host offset in directional light radii
+_NO_HOST = "no host"
 _SEASON = 365.25  # d
 
 
 def card(table: pd.DataFrame, *, digest: str, simulated: bool, splits: pd.DataFrame | None = None) -> dict[str, Any]:
-    """Counts of a TRIPLETS table by label and by kind, S/N, survey, filter, detector, season and part, with notes.
+    """Counts of a TRIPLETS table by label and by kind, S/N, host offset, change, survey, filter, detector, season and part, with notes.
 
     `simulated` says whether the labels come from a simulator; `digest` is the store's; `splits`: SPLITS of the same rows.
     """
     rows = table.assign(
-        snr_bin=_snr_bins(table["snr"].to_numpy()),
+        snr_bin=_bins(np.nan_to_num(table["snr"].to_numpy(), nan=0.0), SNR_EDGES),
+        host_bin=np.where(np.isfinite(table["host_dlr"]), _bins(np.nan_to_num(table["host_dlr"]), DLR_EDGES), _NO_HOST),
+        change=np.where(table["sign"] < 0, "faded", "brightened"),
         season=_seasons(table["mjd"].to_numpy()),
         detector_name=table["survey"] + "/" + table["instrument"] + "/" + table["detector"],
     )
@@ -28,6 +33,8 @@ def card(table: pd.DataFrame, *, digest: str, simulated: bool, splits: pd.DataFr
     by = {
         "kind": "kind",
         "snr": "snr_bin",
+        "host offset": "host_bin",
+        "change": "change",
         "survey": "survey",
         "filter": "filter",
         "detector": "detector_name",
@@ -67,11 +74,11 @@ def _by_label(rows: pd.DataFrame, column: str) -> dict[str, dict[str, int]]:
     return {str(value): {name: int(counts.loc[value].get(label, 0)) for label, name in LABEL_NAMES.items()} for value in counts.index}
 
 
-def _snr_bins(snr: Any) -> list[str]:
-    names = [f"{low:g} to {high:g}" if np.isfinite(high) else f"{low:g} and more" for low, high in pairwise(SNR_EDGES)]
+def _bins(values: Any, edges: tuple[float, ...]) -> list[str]:
+    names = [f"{low:g} to {high:g}" if np.isfinite(high) else f"{low:g} and more" for low, high in pairwise(edges)]
     # The number before the name sorts the bins.
     names = [f"{number}: {name}" for number, name in enumerate(names)]
-    where = np.clip(np.searchsorted(SNR_EDGES, np.nan_to_num(snr, nan=0.0), side="right") - 1, 0, len(names) - 1)
+    where = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(names) - 1)
     return [names[number] for number in where]
 
 
@@ -97,6 +104,9 @@ def _notes(rows: pd.DataFrame, simulated: bool) -> list[str]:
     unlabelled = len(rows) - len(labelled)
     if unlabelled:
         notes.append(f"{unlabelled} triplets are unlabelled: faint or blended truth, or no truth at all; no split uses them.")
+    real = rows[rows["label"] == REAL]
+    if len(real):
+        notes.append(f"{(real['sign'] < 0).mean():.1%} of the real ones have faded: they are brighter in the reference.")
     people = int((rows["label_source"] == "human").sum())
     notes.append(f"{people} labels were given by people.")
     return notes

@@ -15,8 +15,12 @@ from astrid.core.provenance import digest_bytes
 class Source(Protocol):
     """A triplet store, as `io.shards.TripletStore` is one."""
 
-    table: pd.DataFrame
     digest: str
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """TRIPLETS, one row a triplet."""
+        ...
 
     def stamps(self, indices: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Stamps, float32 (n, 3, 63, 63), of the rows `indices`."""

@@ -31,6 +31,8 @@ _FRAME_WIDTH = 10  # px
 _MIN_FRAME = 64  # finite pixels of the frame below which the whole stamp is measured instead
 _MAD_TO_SIGMA = np.float32(1.4826)  # of a Gaussian
 _RANGE = np.float32(1.0e4)  # sigma that maps to 1; brighter pixels are clipped to it
+_BYTE_RANGE = np.float32(300.0)  # the same of asinh_int8.v1: one pixel in two thousand of a survey's stamps is brighter
+CODES = 127  # asinh_int8.v1 holds the integers -127 to 127 over this: the scale of an int8 input is 1/127, its zero-point 0
 _NO_NOISE = np.float32(1.0e-7)  # noise over peak below which a stamp has none that float32 can carry
 
 
@@ -54,7 +56,7 @@ def normalize(stamps: NDArray[Any], normalization_id: str) -> Stamps:
         Floating, shape (n, 3, 63, 63): science, reference and difference turned so that the source is positive, in any
         flux unit common to the three; NaN or infinite where masked.
     normalization_id
-        "l2.v1" or "asinh_noise.v1".
+        "l2.v1", "asinh_noise.v1" or "asinh_int8.v1".
 
     Returns
     -------
@@ -128,6 +130,56 @@ def _asinh_noise(stamps: NDArray[Any], out: Stamps, work: Work) -> None:
     and a common flux scale (a unit, a zero-point) drops out. Where the difference has no noise (identical images, a
     blanked stamp) the brightest pixel of the triplet is put at 10^4 sigma instead.
     """
+    _stretched(stamps, out, work, _RANGE)
+
+
+def _asinh_int8(stamps: NDArray[Any], out: Stamps, work: Work) -> None:
+    """The same up to 300 sigma, rounded to the integers -127 to 127 over 127: the input of an int8 network, as it is.
+
+    One sigma of noise is 17.5 codes and the brightest pixels are 5 % apart, so neither the noise nor a bright core is lost
+    to rounding; `codes` gives the integers. Masked pixels and the background are the code 0.
+    """
+    _stretched(stamps, out, work, _BYTE_RANGE)
+    out *= np.float32(CODES)
+    np.rint(out, out=out)
+    out /= np.float32(CODES)
+
+
+def codes(normalized: Stamps) -> NDArray[np.int8]:
+    """The int8 input of an integer network, same shape, of triplets normalised by "asinh_int8.v1"; exact, nothing is rounded.
+
+    Raises `DataSetError` for values that are no such codes.
+    """
+    scaled = normalized * np.float32(CODES)
+    whole = np.rint(scaled)
+    if not (np.abs(scaled - whole) < 1e-3).all() or not (np.abs(whole) <= CODES).all():
+        raise DataSetError("the triplets hold other values than multiples of 1/127 in -1 to 1; normalise them by 'asinh_int8.v1' first.")
+    given: NDArray[np.int8] = whole.astype(np.int8)
+    return given
+
+
+def levels(stamps: NDArray[Any]) -> tuple[Stamps, Stamps]:
+    """Background (median) and noise (1.4826 MAD) of every stamp's outer frame: two float32 (n, 3), in the stamps' unit.
+
+    Measured on the pixels that `normalize` uses by "asinh_noise.v1"; 0 where a stamp has no usable pixel. Neighbours in the
+    frame count as noise here, so in a crowded field the noise of science and reference comes out too large.
+
+    Raises `DataSetError` for a wrong shape or a dtype that is not floating.
+    """
+    checked = _checked(stamps)
+    background, noise = np.zeros((2, len(checked), 3), dtype=np.float32)
+    for start in range(0, len(checked), _CHUNK):
+        values = checked[start : start + _CHUNK].reshape(-1, 3, _PIXELS).astype(np.float32)
+        usable = np.abs(values) < _LARGEST
+        middle = _masked_medians(values, usable)
+        np.abs(values - middle[:, :, None], out=values)
+        background[start : start + _CHUNK] = middle
+        noise[start : start + _CHUNK] = _MAD_TO_SIGMA * _masked_medians(values, usable)
+    return background, noise
+
+
+def _stretched(stamps: NDArray[Any], out: Stamps, work: Work, largest: np.float32) -> None:
+    """asinh of the noise's multiples over asinh(largest), the recipe of the two asinh normalisations."""
     values = work[0][: len(stamps)]
     with np.errstate(over="ignore"):
         np.copyto(values, stamps, casting="same_kind")
@@ -140,12 +192,12 @@ def _asinh_noise(stamps: NDArray[Any], out: Stamps, work: Work) -> None:
     if not whole:
         values[~usable] = out[~usable] = 0
     peak = out.max(axis=(1, 2))
-    sigma = np.where(sigma > _NO_NOISE * peak, sigma, peak / _RANGE)
+    sigma = np.where(sigma > _NO_NOISE * peak, sigma, peak / largest)
     sigma[sigma <= 0] = 1  # nothing but a constant: every pixel is 0 already
     values /= sigma[:, None, None]
-    np.clip(values, -_RANGE, _RANGE, out=values)
+    np.clip(values, -largest, largest, out=values)
     _asinh(values, out, work[1][: len(stamps)])
-    out *= np.float32(1) / np.arcsinh(_RANGE)
+    out *= np.float32(1) / np.arcsinh(largest)
 
 
 def _asinh(values: Stamps, out: Stamps, root: Stamps) -> None:
@@ -174,16 +226,16 @@ def _medians(values: Stamps) -> Stamps:
 
 def _masked_medians(values: Stamps, finite: NDArray[np.bool_]) -> Stamps:
     """The same of the finite pixels of the frame, or of the whole stamp where the frame has few; 0 without any. (..., 3969)."""
-    out = np.zeros(values.shape[:-1], dtype=np.float32)
-    for position in np.ndindex(out.shape):
-        kept = values[position][_FRAME][finite[position][_FRAME]]
-        if len(kept) < _MIN_FRAME:
-            kept = values[position][finite[position]]
-        if len(kept):
-            out[position] = _medians(kept)
+    frame = np.where(finite[..., _FRAME], values[..., _FRAME], np.float32(np.inf))
+    frame.sort(axis=-1)  # the masked ones end behind the others
+    counts = np.isfinite(frame).sum(axis=-1)
+    out: Stamps = np.take_along_axis(frame, (counts // 2)[..., None], axis=-1)[..., 0]
+    for position in zip(*np.nonzero(counts < _MIN_FRAME), strict=True):
+        kept = values[position][finite[position]]
+        out[position] = _medians(kept) if len(kept) else 0
     return out
 
 
 NORMALIZATIONS: Mapping[str, Callable[[NDArray[Any], Stamps, Work], None]] = MappingProxyType(
-    {"l2.v1": _l2, "asinh_noise.v1": _asinh_noise}
+    {"l2.v1": _l2, "asinh_noise.v1": _asinh_noise, "asinh_int8.v1": _asinh_int8}
 )

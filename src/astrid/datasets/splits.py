@@ -1,8 +1,8 @@
 """Split strategies: what is held out, in whole groups of everything that triplets can share.
 
-Labelled triplets that share an event, a sky cell, an exposure, a reference or a duplicate stamp form one group (connected
-components), and a group stands in one part only. A strategy says on which side of its boundary each row would like to be; a
-group with rows on both sides goes whole to one of them, and its rows on the other side become unused.
+Labelled triplets that share an event, a sky cell, an exposure, a reference or a stamp, or are copies of each other, form one
+group (connected components), and a group stands in one part only. A strategy says on which side of its boundary each row would
+like to be; a group with rows on both sides goes whole to one of them, and its rows on the other side become unused.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from astrid.core.errors import DataSetError
 from astrid.core.runtime import rng_for
 from astrid.datasets import identity
 from astrid.datasets.leakage import KEYS, PARTS, UNUSED, part_counts, shared_values
-from astrid.io.tables import SPLITS, TRIPLETS, conform
+from astrid.datasets.near import Reader, near_copies
+from astrid.io.tables import SPLITS, TRIPLETS, Table, conform
 
 if TYPE_CHECKING:
     from astrid.config.schema.split import SplitConfig
@@ -26,17 +27,26 @@ _BOTH = 2  # parts that training is still to be divided into: training itself an
 
 Bools = NDArray[np.bool_]
 
+# What splits and their audit need of a triplet table; a store reads these columns alone with `TripletStore.columns`.
+COLUMNS = (
+    *("candidate_id", "survey", "instrument", "detector", "mjd", "label"),
+    *(column for columns in KEYS.values() for column in columns),
+    "near_key",
+)
+_USED = Table(TRIPLETS.name, tuple(column for column in TRIPLETS.columns if column.name in COLUMNS), TRIPLETS.required)
 
-def split_rows(table: pd.DataFrame, cfg: SplitConfig) -> pd.DataFrame:
+
+def split_rows(table: pd.DataFrame, cfg: SplitConfig, near: pd.DataFrame | None = None) -> pd.DataFrame:
     """Assign every triplet to train, validation, test or unused.
 
-    `table`: TRIPLETS, in any order (the assignment depends on the rows, not on their order). Returns SPLITS, in the table's
-    order; unlabelled rows are unused. Raises `DataSetError` when a part would lack a class, with its counts, or when a name
-    that is to be held out is not in the table.
+    `table`: TRIPLETS or their `COLUMNS`, in any order (the assignment depends on the rows, not on their order); `near`: pairs of
+    candidate_ids (first, second) that belong together, as `find_near` gives them. Returns SPLITS, in the table's order;
+    unlabelled rows are unused. Raises `DataSetError` when a part would lack a class, with its counts, or when a name that is to
+    be held out is not in the table.
     """
-    table = conform(table, TRIPLETS, source="the triplet table")
+    table = conform(table[[name for name in table.columns if name in COLUMNS]], _USED, source="the triplet table")
     rows = table[table["label"] >= 0].sort_values("candidate_id", kind="stable").reset_index(drop=True)
-    rows["group_id"] = group_ids(rows)
+    rows["group_id"] = group_ids(rows, near)
     wants_test = _STRATEGIES[cfg.strategy](rows, cfg)
     test_groups = pd.Index(rows["group_id"][wants_test]).difference(pd.Index(rows["group_id"][~wants_test]))
     test_groups = test_groups.union(_straddlers(rows, wants_test, cfg))
@@ -52,14 +62,31 @@ def split_rows(table: pd.DataFrame, cfg: SplitConfig) -> pd.DataFrame:
     return conform(out, SPLITS, source="the splits")
 
 
-def group_ids(rows: pd.DataFrame) -> NDArray[np.object_]:
-    """The group of each row: connected components over every key of the audit, named by their smallest candidate_id; (n,)."""
+def find_near(table: pd.DataFrame, read: Reader) -> pd.DataFrame:
+    """Slightly changed copies among the labelled triplets of different groups: the columns first, second (candidate_id).
+
+    `table`: TRIPLETS or their `COLUMNS`; `read` gives the stamps of its rows, float32 (n, 3, 63, 63), e.g. `TripletStore.stamps`.
+    """
+    labelled = np.flatnonzero(table["label"] >= 0)
+    rows = table.iloc[labelled].reset_index(drop=True)
+    return near_copies(rows, lambda wanted: read(labelled[wanted]), pd.factorize(group_ids(rows))[0])
+
+
+def group_ids(rows: pd.DataFrame, near: pd.DataFrame | None = None) -> NDArray[np.object_]:
+    """The group of each row: connected components over every key of the audit and over near copies; (n,).
+
+    A group is named by its smallest candidate_id. Pairs of `near` (first, second) that name other rows are no link here.
+    """
     links, count = [], len(rows)
     for key in KEYS:
         values = shared_values(rows, key)
         codes = pd.factorize(values)[0]
         links.append(np.stack([values.index.to_numpy(dtype=np.int64), codes + count], axis=1))
         count += int(codes.max(initial=-1)) + 1
+    if near is not None:
+        index = pd.Index(rows["candidate_id"])
+        pairs = np.stack([index.get_indexer(near["first"]), index.get_indexer(near["second"])], axis=1)
+        links.append(pairs[(pairs >= 0).all(axis=1)].astype(np.int64))
     numbers = identity.components(count, np.concatenate(links))[: len(rows)]
     return identity.first_names(numbers, rows["candidate_id"])
 
@@ -165,7 +192,8 @@ def _pick(groups: pd.DataFrame, share: float, *, leave: int, seed: int, purpose:
             held += weight[number]
     for kind in (0, 1):
         if not brings[taken, kind].any():
-            extra = [number for number in order if number not in taken and brings[number, kind] and spare(number)][:1]
+            free = np.setdiff1d(order, taken, assume_unique=True)  # keeps the order
+            extra = [number for number in free[brings[free, kind]] if spare(number)][:1]
             taken.extend(extra)
             left = left - keeps[extra].sum(axis=0)
     return groups.index[sorted(taken)]

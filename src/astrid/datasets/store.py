@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from astrid.core.errors import DataSetError
-from astrid.core.provenance import digest_array
+from astrid.core.provenance import digest_bytes
 from astrid.core.runtime import rng_for
+from astrid.datasets import content
 from astrid.datasets.labels import BOGUS, UNLABELLED
 from astrid.io.shards import ShardWriter, TripletStore
 from astrid.io.tables import CANDIDATES, conform
@@ -22,19 +23,33 @@ Batch = tuple[NDArray[np.float32], pd.DataFrame]
 
 
 def build(folder: Path, batches: Iterable[Batch], *, rows_per_shard: int) -> TripletStore:
-    """Write batches of stamps (n, 3, 63, 63) and their TRIPLETS rows as a new store, one batch and one shard in memory.
+    """Write batches of stamps (n, 3, 63, 63) and their TRIPLETS rows as a new store, one batch in memory.
 
-    The content digest of each triplet is added, so that the split can find duplicates.
+    The digest and the keys of the content of each triplet are added, so that the split can find duplicates and copies.
     """
     with ShardWriter(folder, rows_per_shard) as writer:
-        for stamps, rows in batches:
-            writer.append(stamps, rows.assign(stamp_digest=stamp_digests(stamps)))
-        return writer.close()
+        return _fill(writer, batches)
 
 
-def stamp_digests(stamps: NDArray[np.float32]) -> list[str]:
-    """SHA-256 of the content of each triplet of (n, 3, 63, 63)."""
-    return [digest_array(triplet) for triplet in stamps]
+def resume(folder: Path, batches_from: Callable[[int], Iterable[Batch]], *, rows_per_shard: int, key: str) -> TripletStore:
+    """As `build`, and go on after the whole shards of a process that was killed while it wrote from the same inputs.
+
+    `batches_from(first)` gives the batches from row `first` on; `key` is a digest of everything that they come from.
+    """
+    with ShardWriter.resume(folder, rows_per_shard, key) as writer:
+        return _fill(writer, batches_from(writer.rows))
+
+
+def _fill(writer: ShardWriter, batches: Iterable[Batch]) -> TripletStore:
+    for stamps, rows in batches:
+        writer.append(stamps, content.with_keys(stamps, rows))
+    return writer.close()
+
+
+def digest_rows(rows: pd.DataFrame) -> str:
+    """SHA-256 of the contents of rows of a CANDIDATES or TRIPLETS table, in their order."""
+    flat = rows.assign(tags=rows["tags"].map(" ".join))
+    return digest_bytes(" ".join(flat.columns).encode(), pd.util.hash_pandas_object(flat, index=False).to_numpy().tobytes())
 
 
 def select(candidates: pd.DataFrame, columns: pd.DataFrame, *, max_bogus_per_pair: int, keep_unlabelled: bool, seed: int) -> pd.DataFrame:

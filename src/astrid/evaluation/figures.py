@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -199,7 +200,7 @@ def slice_bars(slices: pd.DataFrame, metric: str, label: str, names: Sequence[st
     figure = new_figure(5.6, max(2.0, 0.27 * len(shown) + 0.34 * shown["slice"].nunique() + 0.8))
     axes = figure.add_subplot()
     position, ticks, texts = 0.0, [], []
-    for colour, name in zip(SERIES, names, strict=False):
+    for colour, name in zip(cycle(SERIES), names, strict=False):
         block = shown[shown["slice"] == name]
         if block.empty:
             continue
@@ -249,6 +250,8 @@ def quality(pairs: pd.DataFrame, panels: Sequence[tuple[str, str, float]]) -> Fi
     figure = new_figure(2.95 * len(panels), 3.4)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     surveys = sorted(pairs["survey"].astype(str).unique())
+    if len(surveys) > len(SERIES):  # more than there are colours to tell apart
+        pairs, surveys = pairs.assign(survey="all surveys"), ["all surveys"]
     for axes, (column, label, target) in zip(grid, panels, strict=True):
         values = pd.to_numeric(pairs[column]).to_numpy(dtype=np.float64)
         finite = values[np.isfinite(values)]

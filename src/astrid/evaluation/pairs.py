@@ -121,6 +121,8 @@ def chosen_pairs(table: pd.DataFrame, limits: Limits, *, worst: int, most: int) 
 def overview(table: pd.DataFrame, limits: Limits) -> Figure:
     """How many pairs were subtracted, by survey, and the distributions of what was measured, with the gate's limits dashed."""
     table = with_ratios(table)
+    if table["survey"].nunique() > len(SERIES):  # more than there are colours to tell apart
+        table = table.assign(survey=f"{table['survey'].nunique()} surveys")
     measures = [measure for measure in known(table) if measure.panel]
     columns = 4
     rows = -(-(len(measures) + 1) // columns)

@@ -132,6 +132,11 @@ def render_transfer(context: Mapping[str, Any]) -> str:
     return str(_templates().get_template("transfer.html.j2").render(**context))
 
 
+def render_data(context: Mapping[str, Any]) -> str:
+    """The page of a data set from the context of `evaluation.datapage.data_context`."""
+    return str(_templates().get_template("data.html.j2").render(**context))
+
+
 @cache
 def _templates() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined

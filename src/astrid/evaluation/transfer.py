@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,7 @@ def roc_by_training(curves: Mapping[str, pd.DataFrame]) -> Figure:
     figure = new_figure(5.6, 4.1)
     axes = figure.add_subplot()
     floor = min((frame.fpr[frame.fpr > 0].min() for frame in curves.values()), default=0.01)
-    for (name, frame), colour in zip(curves.items(), SERIES, strict=False):
+    for (name, frame), colour in zip(curves.items(), cycle(SERIES), strict=False):
         axes.step(np.maximum(frame.fpr, floor / 2), frame.recall, where="post", color=colour, label=name)
     for rate in FALSE_ALARM_RATES:
         axes.axvline(rate, color=MUTED, lw=0.8, ls="--")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from astrid.config.schema.imaging import DifferenceConfig
+from astrid.config.schema.imaging import DifferenceConfig, FluxScaleConfig
 from astrid.core.errors import NoOverlapError, TooFewStarsError
 from astrid.core.records import FloatImage, Psf, monomials
 from astrid.imaging.alignment.astrometry import Registration, refine
@@ -85,7 +85,7 @@ def plan_pair(new: Measured, old: Measured, config: DifferenceConfig) -> Plan:
     middle = ((new.shape[1] - 1) / 2, (new.shape[0] - 1) / 2)
     area = abs(float(np.linalg.det(registration.mapping.jacobian(*middle))))
     correlation, misfit = zip(*(_noise_terms(side, config) for side in (new, old)), strict=True)
-    scale = _scale(new, old, registration, area, correlation, config)
+    scale = _scale(new, old, registration, area, correlation, config.flux_scale)
     psf_new, psf_old = new.psf.at(*middle), reference_psf(old.psf, registration, *middle, config.resample.order)
     noise = old.noise * scale.ratio * np.sqrt(area * correlation[1].power)
     flat = np.zeros((1, 1), np.float32)
@@ -126,7 +126,7 @@ def _noise_terms(side: Measured, config: DifferenceConfig) -> tuple[Correlation,
 
 
 def _scale(
-    new: Measured, old: Measured, registration: Registration, area: float, noise: Sequence[Correlation], config: DifferenceConfig
+    new: Measured, old: Measured, registration: Registration, area: float, noise: Sequence[Correlation], config: FluxScaleConfig
 ) -> FluxScale:
     """From the PSF fluxes of the matched stars, each in its own pixels; by the headers where stars are too few.
 
@@ -140,9 +140,17 @@ def _scale(
         side["error_flux"] * np.sqrt(np.maximum(side["chi2"], known.power)) for side, known in zip((ours, theirs), noise, strict=True)
     ]
     try:
-        return flux_scale(ours["flux_fit"], errors[0], theirs["flux_fit"], errors[1], config.flux_scale)
+        return flux_scale(ours["flux_fit"], errors[0], theirs["flux_fit"], errors[1], config)
     except TooFewStarsError:
         return header_scale(new.image.info, old.image.info, area)
+
+
+def plain_scale(new: Measured, old: Measured, registration: Registration, config: FluxScaleConfig) -> FluxScale:
+    """The flux scale of a pair as `plan_pair` finds it, the noise taken as uncorrelated."""
+    middle = ((new.shape[1] - 1) / 2, (new.shape[0] - 1) / 2)
+    area = abs(float(np.linalg.det(registration.mapping.jacobian(*middle))))
+    white = Correlation(1.0, float("nan"), float("nan"))
+    return _scale(new, old, registration, area, (white, white), config)
 
 
 def over_field(stamps: NDArray[np.float32], centres: NDArray[np.float64], frame: tuple[float, float, float], terms: int) -> Psf:

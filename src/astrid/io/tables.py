@@ -106,7 +106,7 @@ TRUTH = Table(
     "truth",
     _columns(
         ("object_id", "str", "", "the simulated object or artefact"),
-        ("kind", "str", "", "supernova, variable, asteroid, cosmic_ray, satellite_trail, hot_pixel, bleed, ghost, injected"),
+        ("kind", "str", "", "supernova, variable, asteroid, injected, or an artefact such as cosmic_ray or ghost"),
         ("transient_type", "str", "", "e.g. SN Ia; empty for artefacts"),
         ("exposure_id", "str", "", "the exposure this row speaks of"),
         ("s_ra", "float", "deg", "true position in this exposure, ICRS"),
@@ -264,6 +264,8 @@ LABELS = Table(
         ("annotator", "str", "", "who or what said so"),
         ("confidence", "float", "", "0 to 1"),
         ("time", "str", "", "ISO 8601, UTC; empty for derived labels, so that they reproduce"),
+        ("x", "float", "pixel", "where the candidate was; NaN where its name alone says so"),
+        ("y", "float", "pixel", "where the candidate was; a candidate's number changes when it is detected anew"),
     ),
     ("candidate_id", "label", "source"),
 )
@@ -281,6 +283,8 @@ TRIPLETS = Table(
             ("cell_id", "str", "", "cell of the sky grid"),
             ("true_snr", "float", "", "true flux over flux_err; NaN without truth"),
             ("stamp_digest", "str", "", "content digest of the stamps, to find duplicates"),
+            ("content_key", "str", "", "hashes of places of the stamps, the same for turned and shifted copies, after their version"),
+            ("near_key", "str", "", "coarse picture of the stamps, near for slightly changed copies, after its version"),
         ),
     ),
     ("candidate_id", "label", "event_id", "cell_id", "exposure_id"),

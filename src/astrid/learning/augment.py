@@ -1,8 +1,9 @@
-"""Augmentation on the fly: flips and quarter turns, whole-pixel shifts and noise, on the training device.
+"""Augmentation on the fly of normalised triplets: flips and quarter turns, whole-pixel shifts and swapped epochs.
 
 A transient looks the same from every side, so the eight elements of the dihedral group D4 are the natural augmentation. All
-three stamps of a triplet turn and shift together. Shifts are by whole pixels: interpolation would smooth the noise and teach
-the network to tell augmented stamps from measured ones.
+three stamps of a triplet turn and shift together. A source that brightened between two epochs fades when the epochs change
+places: the store turns the difference so that the source is positive, so science and reference swap and the difference
+stays. These commute with every normalisation and run on the training device; what changes the light itself is in `effects`.
 """
 
 from __future__ import annotations
@@ -13,26 +14,38 @@ import numpy as np
 import torch
 
 from astrid.config.schema.train import AugmentConfig
+from astrid.learning.effects import Draws
 
 _ELEMENTS = 8  # of D4
 
 
 @dataclass(frozen=True)
 class Augmenter:
-    """Draws and applies an augmentation for every triplet of a batch."""
+    """Draws and applies an augmentation for every triplet of a batch; each kind draws from a generator of its own."""
 
     cfg: AugmentConfig
 
-    def __call__(self, batch: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """A new batch of the shape and device of `batch`, float32 (n, channels, side, side); the draws come from `rng` alone."""
+    def __call__(self, batch: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """A batch of the shape and device of `batch`, float32 (n, 3, side, side); the draws come from `draws` alone."""
         count = len(batch)
-        turns = rng.integers(_ELEMENTS, size=count) if self.cfg.turns == "d4" else np.zeros(count, dtype=np.int64)
-        shifts = rng.integers(-self.cfg.shift, self.cfg.shift + 1, size=(count, 2))
-        out = move(batch, turns, shifts)
-        if self.cfg.noise > 0:
-            noise = rng.standard_normal(tuple(batch.shape), dtype=np.float32) * np.float32(self.cfg.noise)
-            out = out + torch.from_numpy(noise).to(out.device)
-        return out
+        if self.cfg.turns == "d4" or self.cfg.shift > 0:
+            turned = self.cfg.turns == "d4"
+            turns = draws("turns").integers(_ELEMENTS, size=count) if turned else np.zeros(count, dtype=np.int64)
+            shifts = draws("shift").integers(-self.cfg.shift, self.cfg.shift + 1, size=(count, 2))
+            batch = move(batch, turns, shifts)
+        if self.cfg.swap > 0:
+            batch = swap(batch, draws("swap").random(count) < self.cfg.swap)
+        return batch
+
+
+def swap(batch: torch.Tensor, chosen: np.ndarray) -> torch.Tensor:
+    """Let science and reference change places where `chosen`, bool (n,): the source fades instead of brightening, or back.
+
+    The difference stays: it is turned so that the source is positive, whichever epoch has it. Returns a new tensor.
+    """
+    order = np.where(chosen[:, None], [1, 0, 2], [0, 1, 2])
+    rows = torch.arange(len(batch), device=batch.device)[:, None]
+    return batch[rows, torch.from_numpy(order).to(batch.device)]
 
 
 def move(batch: torch.Tensor, turns: np.ndarray, shifts: np.ndarray) -> torch.Tensor:

@@ -1,30 +1,48 @@
-"""From the triplet store and a split to batches of normalised tensors, the same for the same seed and epoch."""
+"""From the triplet store and a split to batches of normalised tensors, the same for the same seed and epoch.
+
+Where the normalised stamps fit in memory, a batch is a copy out of one array; where they do not, it is read from the
+memory-mapped shards, in an order that visits the shards a stretch at a time, and normalised. Threads prepare batches
+ahead: NumPy and torch let others run while they work on arrays.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from itertools import islice
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from astrid.config.schema.train import AugmentConfig
 from astrid.core.errors import DataSetError
 from astrid.datasets.normalize import normalize
+from astrid.learning.effects import Draws, distort, plan
 
 Rows = NDArray[np.int64]
+Made = TypeVar("Made")
 
 _MEGABYTE = 1e6
+_AHEAD = 4  # batches that a thread prepares ahead
+_STRETCH = 64  # neighbouring triplets of a part that are read together where they come from the disk: 3 MB
+_STRETCHES = 64  # stretches that are shuffled into one another: batches are drawn from 4,096 triplets of 64 places
 _READ = 256  # triplets read and normalised at a time while the cache is filled: 12 MB
 
 
 class Triplets(Protocol):
     """What training needs of a triplet store; `io.shards.TripletStore` is one."""
 
-    table: pd.DataFrame
     digest: str
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """TRIPLETS, one row a triplet."""
+        ...
 
     def stamps(self, indices: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Stamps, float32 (n, 3, 63, 63), of the rows `indices`."""
@@ -79,12 +97,13 @@ class NormalizedStamps:
         self._store = store
         self._rows = rows
         self._id = normalization_id
-        first = self._read(rows[:1])
-        self._cache: NDArray[np.float32] | None = None
+        first = normalize(store.stamps(rows[:1]), normalization_id)
+        self._cache: torch.Tensor | None = None
         if first.nbytes * len(rows) <= cache_bytes:
-            self._cache = np.empty((len(rows), *first.shape[1:]), dtype=np.float32)
+            self._cache = torch.empty((len(rows), *first.shape[1:]), dtype=torch.float32)
             for start in range(0, len(rows), _READ):
-                self._cache[start : start + _READ] = self._read(rows[start : start + _READ])
+                part = normalize(store.stamps(rows[start : start + _READ]), normalization_id)
+                self._cache[start : start + _READ] = torch.from_numpy(part)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -96,11 +115,26 @@ class NormalizedStamps:
 
     def batch(self, positions: NDArray[np.integer[Any]]) -> torch.Tensor:
         """Float32 (k, 3, 63, 63) at `positions` within the rows, in that order."""
-        taken = self._cache[positions] if self._cache is not None else self._read(self._rows[positions])
-        return torch.from_numpy(taken)
+        if self._cache is not None:
+            return self._cache[torch.from_numpy(positions)]
+        return torch.from_numpy(normalize(self._store.stamps(self._rows[positions]), self._id))
 
-    def _read(self, rows: Rows) -> NDArray[np.float32]:
-        return normalize(self._store.stamps(rows), self._id)
+    def distorted(self, positions: NDArray[np.integer[Any]], cfg: AugmentConfig, draws: Draws) -> torch.Tensor:
+        """The same with the effects of `cfg` on some of the raw stamps; those that none strikes come as `batch` gives them."""
+        planned = plan(cfg, len(positions), draws)
+        touched = planned.touched
+        if not len(touched):
+            return self.batch(positions)
+        rows = self._rows[positions]
+        signs = self._store.table["sign"].to_numpy()[rows[touched]]
+        if self._cache is not None:
+            out = self.batch(positions)
+            changed = distort(self._store.stamps(rows[touched]), signs, cfg, planned)
+            out[torch.from_numpy(touched)] = torch.from_numpy(normalize(changed, self._id))
+            return out
+        raw = self._store.stamps(rows)
+        raw[touched] = distort(raw[touched], signs, cfg, planned)
+        return torch.from_numpy(normalize(raw, self._id))
 
 
 def open_stamps(store: Triplets, part: Part, normalization_id: str, *, cache_mb: float) -> NormalizedStamps:
@@ -108,15 +142,27 @@ def open_stamps(store: Triplets, part: Part, normalization_id: str, *, cache_mb:
     return NormalizedStamps(store, part.rows, normalization_id, cache_bytes=cache_mb * _MEGABYTE)
 
 
-def epoch_order(labels: NDArray[np.float32], balance: str, rng: np.random.Generator) -> Rows:
+def epoch_order(labels: NDArray[np.float32], balance: str, rng: np.random.Generator, *, stretch: int = 1) -> Rows:
     """The order in which an epoch visits the triplets: positions, int64 (n,).
 
-    With `balance` "sampling" each class is drawn equally often, with replacement; otherwise every triplet comes once.
+    With `balance` "sampling" each class is drawn equally often, with replacement; otherwise every triplet comes once. A
+    `stretch` above 1 keeps that many neighbours close: stretches are shuffled, and triplets among 64 stretches at a time.
     """
     count = len(labels)
     if balance == "sampling":
-        return rng.choice(count, size=count, p=class_weights(labels)[labels.astype(np.intp)] / count)
-    return rng.permutation(count)
+        chosen = rng.choice(count, size=count, p=class_weights(labels)[labels.astype(np.intp)] / count)
+    else:
+        chosen = np.arange(count)
+    return rng.permutation(chosen) if stretch == 1 else _near_order(np.sort(chosen), stretch, rng)
+
+
+def _near_order(ascending: Rows, stretch: int, rng: np.random.Generator) -> Rows:
+    starts = rng.permutation(np.arange(0, len(ascending), stretch))
+    pools = [
+        rng.permutation(np.concatenate([ascending[start : start + stretch] for start in starts[first : first + _STRETCHES]]))
+        for first in range(0, len(starts), _STRETCHES)
+    ]
+    return np.concatenate(pools)
 
 
 def class_weights(labels: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -129,3 +175,30 @@ def batches(order: Rows, size: int) -> Iterator[Rows]:
     """Cut an order into batches of `size`; the last one may be shorter."""
     for start in range(0, len(order), size):
         yield order[start : start + size]
+
+
+def stretch_of(stamps: NormalizedStamps) -> int:
+    """The stretch of `epoch_order`: 1 (any order) where the stamps are in memory, a length to read at once where they are not."""
+    return 1 if stamps.cached else _STRETCH
+
+
+def ahead(jobs: Iterable[Callable[[], Made]], threads: int) -> Iterator[Made]:
+    """The results of `jobs` in their order, made by `threads` threads while the caller works; 0 threads make them in line.
+
+    At most four results a thread wait at a time, so memory stays flat. An error of a job comes out at its place.
+    """
+    if threads == 0:
+        yield from (job() for job in jobs)
+        return
+    waiting: deque[Future[Made]] = deque()
+    source = iter(jobs)
+    with ThreadPoolExecutor(threads, thread_name_prefix="loader") as pool:
+        try:
+            waiting.extend(pool.submit(job) for job in islice(source, threads * _AHEAD))
+            while waiting:
+                made = waiting.popleft().result()
+                waiting.extend(pool.submit(job) for job in islice(source, 1))
+                yield made
+        finally:
+            for left in waiting:
+                left.cancel()

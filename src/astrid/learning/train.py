@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,19 @@ from astrid.core.provenance import digest_bytes, digest_code, digest_settings
 from astrid.core.runtime import log, rng_for, worker_count
 from astrid.learning.augment import Augmenter
 from astrid.learning.checkpoint import Checkpoint
-from astrid.learning.loader import NormalizedStamps, Part, Triplets, batches, class_weights, epoch_order, open_stamps, select
+from astrid.learning.loader import (
+    NormalizedStamps,
+    Part,
+    Rows,
+    Triplets,
+    ahead,
+    batches,
+    class_weights,
+    epoch_order,
+    open_stamps,
+    select,
+    stretch_of,
+)
 from astrid.learning.models import build
 from astrid.learning.predict import logits
 
@@ -240,15 +253,13 @@ def _epoch(run: _Run, state: _State, epoch: int) -> dict[str, float]:
     from sklearn.metrics import average_precision_score
 
     cfg, labels = run.cfg, run.training.labels
-    rng = rng_for(cfg.seed, "epoch", epoch)
     _seed_torch(cfg.seed, "dropout", epoch)
-    augment = Augmenter(cfg.augment)
     state.model.train()
     total = 0.0
-    for number, chosen in enumerate(batches(epoch_order(labels, cfg.balance, rng), cfg.batch_size)):
+    for number, (chosen, triplets) in enumerate(ahead(_jobs(run, epoch), cfg.loaders)):
         rate = learning_rate(cfg, epoch * run.steps + number, run.steps)
-        triplets = augment(run.training_stamps.batch(chosen).to(run.device), rng)
-        total += _step(run, state, triplets, torch.from_numpy(labels[chosen]).to(run.device), rate) * len(chosen)
+        turned = Augmenter(cfg.augment)(triplets.to(run.device), partial(_draws, run, epoch, number))
+        total += _step(run, state, turned, torch.from_numpy(labels[chosen]).to(run.device), rate) * len(chosen)
     scores, loss = _validate(run, state.model)
     if not math.isfinite(total) or not np.isfinite(scores).all():
         raise ConfigError(
@@ -262,6 +273,22 @@ def _epoch(run: _Run, state: _State, epoch: int) -> dict[str, float]:
         "validation_aucpr": float(average_precision_score(run.validation.labels, scores)),
         "learning_rate": learning_rate(cfg, epoch * run.steps, run.steps),
     }
+
+
+def _jobs(run: _Run, epoch: int) -> Iterator[Callable[[], tuple[Rows, torch.Tensor]]]:
+    """What prepares the batches of an epoch, each the same whoever calls it and when."""
+    cfg, stamps = run.cfg, run.training_stamps
+    order = epoch_order(run.training.labels, cfg.balance, rng_for(cfg.seed, "epoch", epoch), stretch=stretch_of(stamps))
+
+    def make(number: int, chosen: Rows) -> tuple[Rows, torch.Tensor]:
+        return chosen, stamps.distorted(chosen, cfg.augment, partial(_draws, run, epoch, number))
+
+    for number, chosen in enumerate(batches(order, cfg.batch_size)):
+        yield partial(make, number, chosen)
+
+
+def _draws(run: _Run, epoch: int, number: int, effect: str) -> np.random.Generator:
+    return rng_for(run.cfg.seed, "augment", effect, epoch, number)
 
 
 def _step(run: _Run, state: _State, triplets: torch.Tensor, labels: torch.Tensor, rate: float) -> float:

@@ -79,7 +79,7 @@ def _no_pair(pairs: pd.DataFrame, problems: Sequence[Problem]) -> str:
 
 
 def _simulated(_: SurveyConfig) -> Acquired:
-    from astrid.sky.simulate import plan
+    from astrid.sky.simulate import expand, plan
     from astrid.sky.simulate.render import CALIBRATION, calibration_path, exposure_path
 
     cfg = settings(SimulateConfig, "simulate")
@@ -90,7 +90,7 @@ def _simulated(_: SurveyConfig) -> Acquired:
         for visit in plan(cfg)
     ]
     frames = []
-    for survey, spec in cfg.surveys.items():
+    for survey, spec in expand(cfg).surveys.items():
         for detector in spec.detectors:
             for kind in CALIBRATION:
                 path = calibration_path(survey, detector, kind)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from astrid.config.schema import CandidatesConfig
+from astrid.core.copies import is_copy
 from astrid.core.errors import AstridError
 from astrid.core.executors import Executor
 from astrid.core.provenance import digest_bytes, digest_code, digest_file, digest_settings
@@ -69,7 +70,10 @@ def detect(
     done = [(job, row) for job, row in zip(jobs, rows, strict=True) if row["status"] == "ok"]
     frames = [frame for frame in (read_table(job.output, CANDIDATES) for job, _ in done) if len(frame)]
     table = pd.concat(frames, ignore_index=True) if frames else CANDIDATES.empty()
-    table, tracks = mark(table, link(table, cfg.moving), match_known(table, asteroids, cfg.moving))
+    copied = table["pair_id"].map(is_copy).to_numpy(dtype=bool)  # their light is that of their parents: it makes no track
+    own, copies = table[~copied].reset_index(drop=True), table[copied]
+    own, tracks = mark(own, link(own, cfg.moving), match_known(own, asteroids, cfg.moving))
+    table = pd.concat([own, copies], ignore_index=True) if len(copies) else own
     curves = pd.DataFrame([point for _, row in done for point in row["light_curves"]])
     write_table(table, output / "candidates.parquet", CANDIDATES)
     write_table(curves if len(curves) else LIGHTCURVES.empty(), output / "lightcurves.parquet", LIGHTCURVES)
@@ -94,7 +98,8 @@ def _jobs(names: list[str], folder: Path, output: Path, cfg: CandidatesConfig, c
         path = folder / f"{name}.fits"
         product = digest_file(path) if path.is_file() else "absent"
         digest = digest_bytes(*(part.encode() for part in (*common, name, product)))
-        jobs.append(Job(name, digest, output / f"{name}.parquet", Task(name, path, cfg, *positions)))
+        wanted = ((), (), ()) if is_copy(name) else positions
+        jobs.append(Job(name, digest, output / f"{name}.parquet", Task(name, path, cfg, *wanted)))
     return jobs
 
 

@@ -1,4 +1,4 @@
-"""Stage difference: data/calibrated and data/pairs -> data/difference, one product a pair; the rest with status and reason.
+"""Stage difference: data/calibrated, data/pairs and data/injected -> data/difference, one product a pair; the rest with a reason.
 
 reports/difference holds the table of all pairs and a page of pictures of the worst.
 """
@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 
 from astrid.config.schema.imaging import DifferenceConfig, PairReportConfig
+from astrid.core.copies import is_copy, parent_of
 from astrid.core.errors import ImagingError, InputError
 from astrid.core.executors import Executor, parallel_map
 from astrid.core.provenance import digest_bytes, digest_code, digest_file, digest_settings
-from astrid.core.records import Difference
-from astrid.core.runtime import log, write_bytes, write_json
+from astrid.core.records import Calibrated, Difference
+from astrid.core.runtime import log, rng_for, write_bytes, write_json
 from astrid.io.fits import read_calibrated, write_difference
 from astrid.io.planes import scratch_beside
 from astrid.io.tables import EXPOSURES, PAIRS, TRUTH, read_table, write_table
@@ -28,6 +29,7 @@ from astrid.stages.common import Job, executor, prune, quarantine, resume, run, 
 CALIBRATED = Path("data/calibrated")
 PAIR_TABLE = Path("data/pairs/pairs.parquet")
 TRUTH_TABLE = Path("data/raw/truth.parquet")
+INJECTED = Path("data/injected")  # pairs.parquet and truth.parquet of the injected copies
 DIFFERENCE = Path("data/difference")
 REPORT = Path("reports/difference.json")
 PAGES = Path("reports/difference")
@@ -44,6 +46,25 @@ _MEDIANS = ("registration_rms_px", "registration_rms_arcsec", "score_std_raw", "
 
 
 @dataclass(frozen=True)
+class Added:
+    """The point sources that a copy's exposure has beside its parent's light; picklable."""
+
+    exposure_id: str  # of the copy
+    sources: tuple[tuple[float, float, float, float], ...]  # x, y in px, flux in the exposure's unit, width over the PSF's
+
+    def to(self, exposure: Calibrated, allocate: Callable[..., Any]) -> Calibrated:
+        """The exposure under the copy's name, with the sources. Their photon noise follows from the name and the sources alone."""
+        from astrid.imaging.inject import inject
+
+        named = replace(exposure, info=replace(exposure.info, exposure_id=self.exposure_id))
+        if not self.sources:
+            return named
+        x, y, flux, width = np.array(self.sources).T
+        rng = rng_for(0, "photons", self.exposure_id, repr(self.sources))
+        return inject(named, np.column_stack([x, y]), flux, rng, widths=width, allocate=allocate)
+
+
+@dataclass(frozen=True)
 class PairTask:
     """What a worker needs of one pair; picklable."""
 
@@ -52,15 +73,18 @@ class PairTask:
     reference: Path
     truth: tuple[tuple[float, float], ...]  # x, y in px of the science image
     config: DifferenceConfig
+    added: tuple[Added, Added] | None = None  # for an injected copy: to the science exposure and to the reference
 
 
 def main() -> None:
-    """Subtract every usable pair of data/pairs/pairs.parquet."""
+    """Subtract every usable pair of data/pairs/pairs.parquet, and its injected copies."""
     config = settings(DifferenceConfig, "imaging.difference")
+    copies, added = _copies()
     pairs = read_table(PAIR_TABLE, PAIRS)
+    pairs = pd.concat([pairs, copies], ignore_index=True) if len(copies) else pairs
     exposures = read_table(CALIBRATED / "exposures.parquet", EXPOSURES)
     pairs = set_aside(pairs, exposures)
-    jobs = _jobs(pairs, config, _truth())
+    jobs = _jobs(pairs, config, _truth(), added)
     where = executor()
     rows = resume(_subtract_one, jobs, description="difference", unit="pairs", executor=where, on_loss=quarantine)
     table = merge(pairs, {job.key: row for job, row in zip(jobs, rows, strict=True)})
@@ -77,12 +101,12 @@ def main() -> None:
 
 
 def set_aside(pairs: pd.DataFrame, exposures: pd.DataFrame) -> pd.DataFrame:
-    """The pairs, those with a quarantined or unknown exposure marked as quarantined."""
+    """The pairs, those with a quarantined or unknown exposure marked as quarantined; a copy's exposures are its parents'."""
     state = {str(row.exposure_id): (str(row.status), str(row.reason)) for row in exposures.itertuples()}
     out = pairs.reset_index(drop=True).copy()
     for index in out.index[out["status"] == "ok"]:
         for role in ("science_id", "reference_id"):
-            name = str(out.at[index, role])
+            name = parent_of(str(out.at[index, role]))
             status, reason = state.get(name, ("unknown", "it is not in data/calibrated/exposures.parquet"))
             if status != "ok":
                 out.loc[index, ["status", "reason"]] = ["quarantined", f"exposure {name} is {status}: {reason}"]
@@ -92,25 +116,50 @@ def set_aside(pairs: pd.DataFrame, exposures: pd.DataFrame) -> pd.DataFrame:
 
 def _truth() -> dict[str, tuple[tuple[float, float], ...]]:
     """Positions of the changes that are there, by exposure; empty for surveys without a truth table."""
-    if not TRUTH_TABLE.exists():
-        return {}
-    truth = read_table(TRUTH_TABLE, TRUTH)
-    there = truth[truth["kind"].isin(TRANSIENT_KINDS) & (truth["flux"] > 0) & np.isfinite(truth["x"]) & np.isfinite(truth["y"])]
+    tables = [read_table(path, TRUTH) for path in (TRUTH_TABLE, INJECTED / "truth.parquet") if path.exists()]
+    filled = [table for table in tables if len(table)]
+    truth = pd.concat(filled, ignore_index=True) if filled else TRUTH.empty()
+    shown = (truth["flux"] > 0) | (truth["kind"] == "injected")  # a fading one is marked where it was
+    there = truth[truth["kind"].isin(TRANSIENT_KINDS) & shown & np.isfinite(truth["x"]) & np.isfinite(truth["y"])]
     return {str(name): tuple(zip(rows["x"].tolist(), rows["y"].tolist(), strict=True)) for name, rows in there.groupby("exposure_id")}
 
 
-def _jobs(pairs: pd.DataFrame, config: DifferenceConfig, truth: Mapping[str, tuple[tuple[float, float], ...]]) -> list[Job]:
+def _copies() -> tuple[pd.DataFrame, dict[str, Added]]:
+    """The injected copies of pairs, none where the stage inject did not run, and what their exposures have added, by exposure."""
+    if not (INJECTED / "pairs.parquet").exists():
+        return PAIRS.empty(), {}
+    pairs, truth = read_table(INJECTED / "pairs.parquet", PAIRS), read_table(INJECTED / "truth.parquet", TRUTH)
+    return pairs, added_sources(pairs, truth)
+
+
+def added_sources(copies: pd.DataFrame, truth: pd.DataFrame) -> dict[str, Added]:
+    """What each exposure of the copies (PAIRS) has added, from the truth that the stage inject wrote."""
+    there = truth[truth["flux"] > 0]
+    columns = [there[name].tolist() for name in ("x", "y", "flux", "width")] if len(there) else [[]] * 4
+    rows: dict[str, list[tuple[float, float, float, float]]] = {}
+    for name, *source in zip(there["exposure_id"], *columns, strict=True):
+        rows.setdefault(str(name), []).append((source[0], source[1], source[2], source[3]))
+    names = [str(name) for role in ("science_id", "reference_id") for name in copies[role]]
+    return {name: Added(name, tuple(rows.get(name, ()))) for name in names}
+
+
+def _jobs(
+    pairs: pd.DataFrame, config: DifferenceConfig, truth: Mapping[str, tuple[tuple[float, float], ...]], added: Mapping[str, Added]
+) -> list[Job]:
     common = digest_settings(config) + digest_code(CODE)
     digests: dict[Path, str] = {}
     jobs = []
     for row in pairs[pairs["status"] == "ok"].to_dict("records"):
-        science, reference = CALIBRATED / f"{row['science_id']}.fits", CALIBRATED / f"{row['reference_id']}.fits"
+        ids = (str(row["science_id"]), str(row["reference_id"]))
+        science, reference = (CALIBRATED / f"{parent_of(name)}.fits" for name in ids)
         for path in (science, reference):
             if path not in digests:
                 digests[path] = digest_file(path) if path.is_file() else "absent"
-        known = truth.get(str(row["science_id"]), ())
-        digest = digest_bytes(*(part.encode() for part in (common, digests[science], digests[reference], repr(known))))
-        task = PairTask(str(row["pair_id"]), science, reference, known, config)
+        known = truth.get(parent_of(ids[0]), ()) + truth.get(ids[0], ())
+        copy = (added[ids[0]], added[ids[1]]) if is_copy(str(row["pair_id"])) else None
+        parts = (common, digests[science], digests[reference], repr(known), *([repr(copy)] if copy else []))
+        digest = digest_bytes(*(part.encode() for part in parts))
+        task = PairTask(str(row["pair_id"]), science, reference, known, config, copy)
         jobs.append(Job(task.pair_id, digest, DIFFERENCE / f"{task.pair_id}.fits", task, memory_needed(science, reference)))
     return jobs
 
@@ -127,7 +176,10 @@ def _subtract_one(job: Job) -> dict[str, Any]:
     task: PairTask = job.payload
     with scratch_beside(job.output) as scratch:
         try:
-            difference = subtract_pair(read_calibrated(task.science), read_calibrated(task.reference), task.config, allocate=scratch)
+            pair = [read_calibrated(path) for path in (task.science, task.reference)]
+            if task.added:
+                pair = [added.to(exposure, scratch) for added, exposure in zip(task.added, pair, strict=True)]
+            difference = subtract_pair(pair[0], pair[1], task.config, allocate=scratch)
         except (ImagingError, InputError) as error:
             job.output.unlink(missing_ok=True)
             return {"status": "refused" if isinstance(error, ImagingError) else "quarantined", "reason": str(error)}

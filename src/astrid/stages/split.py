@@ -1,33 +1,53 @@
-"""Stage split: hold out a test set in whole groups, and refuse the split when the audit finds a leak."""
+"""Stage split: hold out a test set in whole groups, refuse the split when the audit finds a leak, and show what the data set is."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from astrid.config.schema.split import SplitConfig
-from astrid.core.runtime import log, write_json
-from astrid.datasets.leakage import PARTS, AuditReport, audit
-from astrid.datasets.splits import split_rows, unused_counts
+from astrid.core.runtime import atomic_path, log, track, write_bytes, write_json
+from astrid.datasets import card
+from astrid.datasets.leakage import PARTS, AuditReport, audit, joined
+from astrid.datasets.precedence import CONFLICTS
+from astrid.datasets.splits import find_near, split_rows, unused_counts
+from astrid.datasets.suspects import SUSPECTS, find_suspects, folds
 from astrid.io.shards import TripletStore
-from astrid.io.tables import SPLITS, write_table
-from astrid.stages.common import run, settings
+from astrid.io.tables import SPLITS, read_table, write_table
+from astrid.stages.common import prune, run, settings
+
+if TYPE_CHECKING:
+    from astrid.datasets.suspects import Doubt
 
 TRIPLETS_FOLDER = Path("data/triplets")
+CONFLICT_TABLE = TRIPLETS_FOLDER / "conflicts.parquet"
+CARD = TRIPLETS_FOLDER / "card.json"
 SPLIT_TABLE = Path("data/splits/splits.parquet")
+SUSPECT_TABLE = Path("data/splits/suspects.parquet")
 REPORT = Path("reports/split.json")
+PAGE = Path("reports/data")
+
+_JUDGED = ("train", "validation")  # a test label that a model's opinion has mended no longer tests a model
 
 
 def main() -> None:
-    """Read the triplet table; write data/splits/splits.parquet and reports/split.json."""
+    """Read the triplets; write data/splits, reports/split.json and the page reports/data."""
     cfg = settings(SplitConfig, "split")
     store = TripletStore.open(TRIPLETS_FOLDER)
-    splits = split_rows(store.table, cfg)
-    audited = audit(store.table, splits)
+    near = find_near(store.table, store.stamps)
+    splits = split_rows(store.table, cfg, near)
+    audited = audit(store.table, splits, near)
     audited.raise_if_leaking()
+    doubt = doubted(store.table, splits, cfg)
     write_table(splits, SPLIT_TABLE, SPLITS)
-    write_json(REPORT, report(store, splits, audited, cfg))
+    write_table(doubt.suspects if doubt else SUSPECTS.empty(), SUSPECT_TABLE, SUSPECTS)
+    content = report(store, splits, audited, cfg)
+    write_json(REPORT, {**content, "doubt": doubt.to_dict() if doubt else None})
+    write_page(store, splits, audited, doubt, cfg)
     log.info("split %s: %s", cfg.strategy, audited.counts)
 
 
@@ -43,6 +63,53 @@ def report(store: TripletStore, splits: pd.DataFrame, audited: AuditReport, cfg:
         "unused": unused_counts(store.table, splits),
         "audit": audited.to_dict(),
     }
+
+
+def doubted(table: pd.DataFrame, splits: pd.DataFrame, cfg: SplitConfig) -> Doubt | None:
+    """The labels of training and validation that scores of a forest doubt, out of fold; None where there is nothing to judge by.
+
+    That is so with no folds asked for, fewer groups than folds, or a fold outside of which a class is missing.
+    """
+    from astrid.learning.outoffold import score_out_of_fold
+
+    rows = joined(table, splits)
+    rows = rows[rows["part"].isin(_JUDGED) & (rows["label"] >= 0)].reset_index(drop=True)
+    if not cfg.suspects.folds or rows["group_id"].nunique() < cfg.suspects.folds:
+        return None
+    fold = folds(rows["group_id"], rows["label"], cfg.suspects.folds, cfg.seed)
+    if any(rows["label"][fold != number].nunique() < 2 for number in range(cfg.suspects.folds)):
+        return None
+    scores = score_out_of_fold(rows, fold, cfg.suspects, cfg.seed)
+    return find_suspects(rows["candidate_id"], rows["label"], scores)
+
+
+def write_page(store: TripletStore, splits: pd.DataFrame, audited: AuditReport, doubt: Doubt | None, cfg: SplitConfig) -> None:
+    """Write reports/data: the card as JSON and Markdown, the figures and index.html."""
+    from astrid.evaluation.datapage import DataSet, data_context, plates
+    from astrid.evaluation.report import render_data
+    from astrid.evaluation.style import png_bytes
+
+    before = _stored(CARD)
+    content = card.card(store.table, digest=store.digest, simulated=bool(before.get("simulated", False)), splits=splits)
+    content["tags"] = before.get("tags", {})
+    parts = joined(store.table, splits)["part"]
+    conflicts = read_table(CONFLICT_TABLE, CONFLICTS) if CONFLICT_TABLE.exists() else CONFLICTS.empty()
+    data = DataSet(store.table, parts, content, conflicts, doubt, audited.to_dict(), cfg.strategy, store.stamps)
+    pictures = plates(data)
+    for plate in track(pictures, "pictures of the data set", unit="pictures"):
+        write_bytes(PAGE / "figures" / f"{plate.name}.png", png_bytes(plate.draw()))
+    write_json(PAGE / "card.json", content)
+    for path, text in ((PAGE / "card.md", card.to_markdown(content)), (PAGE / "index.html", render_data(data_context(data, pictures)))):
+        with atomic_path(path) as temporary:
+            temporary.write_text(text)
+    figures = [PAGE / "figures" / f"{plate.name}.png" for plate in pictures]
+    prune(PAGE, [*figures, PAGE / "card.json", PAGE / "card.md", PAGE / "index.html"])
+
+
+def _stored(path: Path) -> Mapping[str, Any]:
+    """What the stage triplets counted of the candidates; nothing where the store came from elsewhere."""
+    found: Mapping[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
 
 
 def _positive_fraction(counts: dict[str, int]) -> float:

@@ -70,3 +70,25 @@ def test_an_even_size_is_refused(scene):
 def test_a_position_of_another_image_is_refused(scene):
     with pytest.raises(DataSetError, match=r"candidate 0 at x = 900\.0, y = 10\.0 is not in the image of 256 x 256 px"):
         cut_stamps(scene().build(), pd.DataFrame({"x": [900.0], "y": [10.0], "sign": [1]}))
+
+
+def test_a_view_may_be_as_large_as_the_image_and_is_nan_beyond(scene):
+    product = scene().build()
+    ny, nx = product.dq.shape
+    size = 2 * max(ny, nx) - 1  # shows the whole image from any of its pixels
+    row, column = 3, nx - 2
+    stamps = cut_stamps(product, pd.DataFrame({"x": [float(column)], "y": [float(row)], "sign": [-1]}), size=size)
+    assert stamps.shape == (1, 3, size, size)
+    shown = (slice(size // 2 - row, size // 2 - row + ny), slice(size // 2 - column, size // 2 - column + nx))
+    np.testing.assert_array_equal(stamps[0, 0][shown], product.science)
+    np.testing.assert_array_equal(stamps[0, 2][shown], -product.difference)
+    beyond = np.ones((size, size), dtype=bool)
+    beyond[shown] = False
+    assert np.isnan(stamps[0][:, beyond]).all()
+    small = cut_stamps(product, pd.DataFrame({"x": [100.0], "y": [100.0], "sign": [1]}), size=5)
+    np.testing.assert_array_equal(small[0, 1], product.reference[98:103, 98:103])
+
+
+def test_a_view_beyond_every_pixel_is_refused(scene):
+    with pytest.raises(DataSetError, match=r"a stamp of 2001 px is larger than the image of 256 x 256 px can fill; ask for 511 at most"):
+        cut_stamps(scene().build(), pd.DataFrame({"x": [100.0], "y": [100.0], "sign": [1]}), size=2001)

@@ -13,7 +13,7 @@ import yaml
 from astrid.config.schema.dataset import DatasetConfig
 from astrid.config.validate import validate
 from astrid.core.errors import DataSetError, InputError
-from astrid.datasets.labels import label_candidates, winners
+from astrid.datasets.labels import ARTEFACT_KINDS, label_candidates, winners
 from astrid.io.tables import CATALOG, LABELS, TRUTH
 
 SCALE = 0.5  # arcsec/px
@@ -133,7 +133,7 @@ def test_a_wrong_header_does_not_lose_the_reference_flux() -> None:
     assert row(label([shifted], star))["true_snr"] == pytest.approx(0)
 
 
-@pytest.mark.parametrize("kind", ["cosmic_ray", "satellite_trail", "hot_pixel", "bleed", "ghost"])
+@pytest.mark.parametrize("kind", ARTEFACT_KINDS)
 def test_an_artefact_names_the_bogus(kind: str) -> None:
     got = row(label([candidate(1, 50, 50, tags=["dipole"])], [truth_row("x", kind, 51, 50, flux=np.nan)]))
     assert (got["label"], got["kind"]) == (0, kind)
@@ -142,13 +142,39 @@ def test_an_artefact_names_the_bogus(kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("tags", "kind"),
-    [([], "noise"), (["edge", "dipole"], "dipole"), (["trail"], "satellite_trail"), (["saturated"], "saturation"), (None, "noise")],
+    [
+        ([], "noise"),
+        (["edge", "dipole"], "dipole"),
+        (["trail"], "satellite_trail"),
+        (["saturated"], "saturation"),
+        (None, "noise"),
+        (["cosmic_ray"], "noise"),
+        (["cosmic_ray", "dipole"], "dipole"),
+    ],
 )
 def test_unmatched_where_truth_is_complete_is_bogus_of_its_tag(tags: list[str] | None, kind: str) -> None:
     elsewhere = [truth_row("sn1", "supernova", 300, 300)]
     got = row(label([candidate(1, 50, 50, tags=tags)], elsewhere))
     assert (got["label"], got["kind"]) == (0, kind)
     assert row(label([candidate(1, 50, 50)], elsewhere, unmatched_are_bogus=False))["label"] == -1
+
+
+@pytest.mark.parametrize(("distance", "kind", "expected"), [(5, "cosmic_ray", "noise"), (5, "ghost", "ghost"), (13, "ghost", "noise")])
+def test_what_is_spread_over_many_pixels_reaches_further(distance: float, kind: str, expected: str) -> None:
+    assert row(label([candidate(1, 50, 50)], [truth_row("x", kind, 50 + distance, 50)]))["kind"] == expected
+
+
+def test_of_several_artefacts_the_sharpest_names_the_bogus() -> None:
+    several = [truth_row("g", "ghost", 50, 50), truth_row("d", "dipole", 51, 50), truth_row("c", "cosmic_ray", 53, 50)]
+    for count, expected in ((3, "cosmic_ray"), (2, "dipole"), (1, "ghost")):
+        assert row(label([candidate(1, 50, 50)], several[:count]))["kind"] == expected
+
+
+@pytest.mark.parametrize(("flux", "expected"), [(40.0, -1), (60.0, 1)])
+def test_light_that_is_mostly_an_artefacts_gives_a_faint_source_no_label(flux: float, expected: int) -> None:
+    source = truth_row("sn1", "supernova", 50, 50, flux=flux)
+    assert row(label([candidate(1, 50, 50)], [source, truth_row("c", "cosmic_ray", 51, 50)]))["label"] == expected
+    assert row(label([candidate(1, 50, 50)], [source]))["label"] == 1
 
 
 def test_truth_of_another_exposure_or_of_injections_alone_is_not_complete() -> None:
@@ -225,6 +251,22 @@ def test_the_stated_order_settles_conflicts() -> None:
     assert winners(pd.DataFrame([said(1), said(0)])).loc["s__r:1", "label"] == 0
 
 
+def test_a_label_with_a_place_finds_its_candidate_under_a_new_number() -> None:
+    two = [candidate(1, 50, 50), candidate(2, 80, 80)]
+    got = label(two, human=[said(0, x=80.5, y=80.0)])
+    assert list(got.columns["label"]) == [-1, 0]
+    gone = label(two, human=[said(0, x=65.0, y=65.0)])
+    assert list(gone.columns["label"]) == [-1, -1]
+    assert gone.counts["human_without_candidate"] == 1
+    assert list(label(two, human=[said(0)]).columns["label"]) == [0, -1]
+
+
+def test_conflicts_are_counted_by_their_sources() -> None:
+    got = label([candidate(1, 50, 50)], [truth_row("sn1", "supernova", 50, 50)], human=[said(0), said(1, "weak")])
+    assert got.counts["conflicts"] == 2
+    assert got.counts["conflict_human_over_truth"] == got.counts["conflict_human_over_weak"] == 1
+
+
 def test_detections_of_one_place_share_an_event_over_epochs() -> None:
     three = [candidate(1, 50, 50), candidate(1, 51, 50, exposure="t"), candidate(2, 80, 50, exposure="t")]
     events = label(three).columns["event_id"]
@@ -274,6 +316,8 @@ def test_broken_tables_are_refused() -> None:
         label([candidate(1, 50, 50)], [truth_row("x", "hot_pixel", 9, 9, s_dec=np.nan)])
     with pytest.raises(DataSetError, match="1 of 1 rows of the catalogue have no position"):
         label([candidate(1, 50, 50)], catalog=[{**catalog_row(6e4)[0], "s_ra": np.nan}])
+    with pytest.raises(DataSetError, match="1 rows of the truth table are of the unknown kind 'comet'"):
+        label([candidate(1, 50, 50)], [truth_row("x", "comet", 9, 9)])
     with pytest.raises(InputError, match="the candidates lacks the column 'snr'"):
         label([{key: value for key, value in candidate(1, 5, 5).items() if key != "snr"}])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -88,12 +89,42 @@ def test_build_writes_batches_and_finds_duplicates_by_digest(tmp_path: Path) -> 
     rows = chosen()
     stamps = np.random.default_rng(0).normal(size=(11, 3, 63, 63)).astype(np.float32)
     stamps[7] = stamps[2]
+    stamps[9] = np.rot90(stamps[1], 1, axes=(1, 2))
     parts = [(stamps[:5], rows.iloc[:5]), (stamps[5:], rows.iloc[5:])]
     written = store.build(tmp_path / "s", parts, rows_per_shard=4)
     np.testing.assert_array_equal(written.stamps(np.arange(11)), stamps)
     digests = written.table["stamp_digest"]
     assert digests.nunique() == 10
     assert digests[7] == digests[2]
+    keys = written.table["content_key"]
+    assert (keys[7], keys[9]) == (keys[2], keys[1])
+    assert keys.nunique() == written.table["near_key"].nunique() == 9
+
+
+def test_resume_goes_on_after_the_whole_shards_that_were_left(tmp_path: Path) -> None:
+    rows = chosen()
+    stamps = np.random.default_rng(0).normal(size=(11, 3, 63, 63)).astype(np.float32)
+    asked = []
+
+    def parts(first: int, fail: int) -> Iterator[store.Batch]:
+        asked.append(first)
+        for number in range(first, 11):
+            if number == fail:
+                raise DataSetError("row 9 is broken")
+            yield stamps[number : number + 1], rows.iloc[number : number + 1]
+
+    whole = store.resume(tmp_path / "whole", lambda first: parts(first, -1), rows_per_shard=4, key="k")
+    with pytest.raises(DataSetError, match="row 9 is broken"):
+        store.resume(tmp_path / "s", lambda first: parts(first, 9), rows_per_shard=4, key="k")
+    assert store.resume(tmp_path / "s", lambda first: parts(first, -1), rows_per_shard=4, key="k").digest == whole.digest
+    assert asked == [0, 0, 8]
+
+
+def test_rows_are_digested_in_their_order_with_their_tags() -> None:
+    rows = chosen()
+    assert store.digest_rows(rows) == store.digest_rows(rows.copy())
+    tagged = rows.assign(tags=[["edge"], *rows["tags"][1:]])
+    assert len({store.digest_rows(other) for other in (rows, rows[::-1], tagged, rows.assign(x=2.0), rows.drop(columns="y"))}) == 5
 
 
 def test_the_card_counts_everything_and_says_what_it_is_not() -> None:
@@ -107,6 +138,11 @@ def test_the_card_counts_everything_and_says_what_it_is_not() -> None:
     assert sum(sum(row.values()) for row in content["by"]["snr"].values()) == 11
     assert content["by"]["snr"]["0: 0 to 5"]["real"] == 1
     assert content["by"]["snr"]["5: 50 and more"]["unlabelled"] == 1
+    assert content["by"]["change"] == {"brightened": content["labels"]}
+    assert content["by"]["host offset"] == {"no host": content["labels"]}
+    offsets = card.card(rows.assign(host_dlr=np.linspace(0.1, 5.5, 11), sign=-1), digest="abc", simulated=True)
+    assert list(offsets["by"]["host offset"]) == ["0: 0 to 0.5", "1: 0.5 to 1", "2: 1 to 2", "3: 2 to 5", "4: 5 and more"]
+    assert any(note.startswith("100.0% of the real ones have faded") for note in offsets["notes"])
     assert list(content["by"]["season"]) == [f"year {number}" for number in range(1, 8)]
     assert content["notes"][0].startswith("Simulated")
     assert "22.2% of the labelled" in content["notes"][1]

@@ -217,3 +217,9 @@ def test_the_index_names_every_pair_its_page_and_why(table: pd.DataFrame) -> Non
 def test_the_overview_stands_with_one_survey_or_without_any_measure(table: pd.DataFrame) -> None:
     assert len(png_bytes(overview(table, LIMITS))) > 10_000
     assert png_bytes(overview(table[["pair_id", "survey", "filter", "status", "reason"]].iloc[:1], LIMITS)).startswith(b"\x89PNG")
+
+
+def test_the_overview_stands_with_more_surveys_than_there_are_colours(table: pd.DataFrame) -> None:
+    many = pd.concat([table.assign(survey=f"survey{number}") for number in range(12)], ignore_index=True)
+    labels = [text.get_text() for text in overview(many, LIMITS).axes[0].get_yticklabels()]
+    assert labels == ["12 surveys"]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,14 @@ def test_a_wrong_header_is_mended(skies, difference_config, header):
     assert _error(result, wcs, truth) < 0.04
     assert result.rms_px == pytest.approx(result.centroid_px, rel=0.25)
     assert max(result.sigma_x, result.sigma_y) < 0.03  # the floor and the fit's own error, within the scatter of 80 stars
+
+
+def test_without_refinement_the_header_stands(skies, difference_config):
+    science, reference, wcs, stated, truth = _case(skies, header=(0.6, -0.8))
+    config = dataclasses.replace(difference_config.registration, refine=False)
+    result = refine(science, reference, wcs, stated, SHAPE, config)
+    assert (result.method, result.sigma_x) == ("header", config.error_header_px)
+    assert _error(result, wcs, truth) == pytest.approx(1.0, abs=0.1)
 
 
 def test_scatter_beyond_the_centroids_is_measured(skies, difference_config):

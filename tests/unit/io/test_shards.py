@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +17,7 @@ import pytest
 from astrid.core.errors import DataSetError, InputError
 from astrid.core.provenance import digest_file
 from astrid.datasets import normalize
-from astrid.io import shards
+from astrid.io import shards, tables
 from astrid.io.shards import ShardWriter, TripletStore
 
 
@@ -94,12 +98,13 @@ def test_a_new_store_replaces_the_old_one_whole(tmp_path: Path) -> None:
     write(tmp_path / "s", [10])
     (tmp_path / "s" / "labels.parquet").write_text("stale")
     assert len(write(tmp_path / "s", [2])) == 2
-    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["index.json", "shard-00000.npy", "triplets-000000002.parquet"]
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["index.json", "shard-00000.npy", "triplets-00000.parquet"]
 
 
 def test_extending_adds_shards_and_rewrites_none(tmp_path: Path) -> None:
     write(tmp_path / "s", [5])
-    stamp = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "s").glob("shard-*")}
+    stamp = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "s").iterdir() if path.name != "index.json"}
+    assert len(stamp) == 4
     with ShardWriter.extend(tmp_path / "s", 4) as writer:
         writer.append(*rows(5, 3))
     store = TripletStore.open(tmp_path / "s")
@@ -107,13 +112,126 @@ def test_extending_adds_shards_and_rewrites_none(tmp_path: Path) -> None:
     assert [part.rows for part in store.shards] == [4, 1, 3]
     assert {name: (tmp_path / "s" / name).stat().st_mtime_ns for name in stamp} == stamp
     np.testing.assert_array_equal(store.stamps(np.arange(8))[:, 1, 1, 1], np.arange(8))
-    assert len(list((tmp_path / "s").glob("*.parquet"))) == 1
+    assert list(store.table["candidate_id"]) == [f"p:{number}" for number in range(8)]
+    with (
+        pytest.raises(DataSetError, match="1 candidate_ids stand on more than one row, 'p:7' first"),
+        ShardWriter.extend(tmp_path / "s", 4) as writer,
+    ):
+        writer.append(*rows(7, 2))
+    assert TripletStore.open(tmp_path / "s").digest == store.digest
 
 
 def test_extending_nothing_begins_a_store(tmp_path: Path) -> None:
     with ShardWriter.extend(tmp_path / "s", 4) as writer:
         writer.append(*rows(0, 1))
     assert len(TripletStore.open(tmp_path / "s")) == 1
+
+
+def as_version_1(folder: Path) -> None:
+    """The same store as it was written before each shard had its own table."""
+    store = TripletStore.open(folder)
+    old = replace(tables.TRIPLETS, columns=tuple(column for column in tables.TRIPLETS.columns if column.name != "stamp_digest"))
+    tables.write_table(store.table.drop(columns="stamp_digest"), folder / "triplets-000000006.parquet", old)
+    for part in store.index.tables:
+        (folder / part.name).unlink()
+    index = json.loads((folder / "index.json").read_text())
+    del index["tables"]
+    table = {"name": "triplets-000000006.parquet", "rows": 6, "sha256": digest_file(folder / "triplets-000000006.parquet")}
+    (folder / "index.json").write_text(json.dumps({**index, "version": 1, "table": table}))
+
+
+def test_a_store_of_version_1_opens_and_grows(tmp_path: Path) -> None:
+    write(tmp_path / "s", [6])
+    as_version_1(tmp_path / "s")
+    store = TripletStore.open(tmp_path / "s")
+    store.verify()
+    assert store.columns(["stamp_digest", "label"]).to_dict("list") == {"label": [1] * 6, "stamp_digest": [""] * 6}
+    with ShardWriter.extend(tmp_path / "s", 4) as writer:
+        stamps, frame = rows(6, 3)
+        writer.append(stamps, frame.assign(stamp_digest="d", sign=-1))
+    store = TripletStore.open(tmp_path / "s")
+    assert list(store.table["stamp_digest"]) == [""] * 6 + ["d"] * 3
+    assert list(store.table["sign"]) == [1] * 6 + [-1] * 3
+    np.testing.assert_array_equal(store.stamps(slice(None))[:, 1, 1, 1], np.arange(9))
+
+
+def killed(folder: Path, key: str, count: int) -> None:
+    """A process that dies without a word after appending `count` rows one by one."""
+    code = (
+        "import os, sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from astrid.io.shards import ShardWriter; "
+        "from test_shards import rows; writer = ShardWriter.resume(Path(sys.argv[2]), 4, sys.argv[3]); "
+        "[writer.append(*rows(number, 1)) for number in range(writer.rows, int(sys.argv[4]))]; os.kill(os.getpid(), 9)"
+    )
+    arguments = [sys.executable, "-c", code, str(Path(__file__).parent), str(folder), key, str(count)]
+    assert subprocess.run(arguments, check=False).returncode == -9
+
+
+def test_a_killed_writer_goes_on_with_the_same_bytes(tmp_path: Path) -> None:
+    whole = write(tmp_path / "whole", [11])
+    killed(tmp_path / "s", "inputs", 10)
+    assert not (tmp_path / "s").exists()
+    with ShardWriter.resume(tmp_path / "s", 4, "inputs") as writer:
+        assert writer.rows == 8
+        writer.append(*rows(8, 3))
+    assert contents(tmp_path / "s") == contents(tmp_path / "whole")
+    assert TripletStore.open(tmp_path / "s").digest == whole.digest
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s", "whole"]
+
+
+def test_what_a_killed_writer_left_counts_only_when_it_is_whole_and_of_the_same_inputs(tmp_path: Path) -> None:
+    killed(tmp_path / "s", "inputs", 13)
+    [staging] = tmp_path.iterdir()
+    shard = staging / "shard-00001.npy"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    writer = ShardWriter.resume(tmp_path / "s", 4, "inputs")
+    assert writer.rows == 4
+    writer.append(*rows(0, 4))
+    with pytest.raises(DataSetError, match="4 candidate_ids stand on more than one row, 'p:0' first"):
+        writer.close()
+    killed(tmp_path / "s", "inputs", 5)
+    assert ShardWriter.resume(tmp_path / "s", 4, "other inputs").rows == 0
+    assert not staging.exists()
+    assert ShardWriter.resume(tmp_path / "s", 2, "inputs").rows == 0
+
+
+def test_an_exception_leaves_what_a_resumable_writer_has_finished(tmp_path: Path) -> None:
+    stamps, frame = rows(0, 6)
+    with pytest.raises(InputError, match="lacks the column"), ShardWriter.resume(tmp_path / "s", 4, "inputs") as writer:
+        [writer.append(stamps, part) for part in (frame, frame.drop(columns="label"))]
+    writer = ShardWriter.resume(tmp_path / "s", 4, "inputs")
+    assert writer.rows == 4
+    writer.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_columns_come_without_the_rest_of_the_table(tmp_path: Path) -> None:
+    store = write(tmp_path / "s", [3, 6])
+    some = store.columns(["label", "candidate_id"])
+    pd.testing.assert_frame_equal(some, store.table[["candidate_id", "label"]])
+    assert write(tmp_path / "e", []).columns(["label"]).shape == (0, 1)
+    with pytest.raises(DataSetError, match="'colour' is no column of the triplets table"):
+        store.columns(["label", "colour"])
+
+
+def test_shards_map_into_memory(tmp_path: Path) -> None:
+    store = write(tmp_path / "s", [6])
+    mapped = store.mapped(1)
+    assert not mapped.flags.writeable
+    np.testing.assert_array_equal(mapped, store.stamps([4, 5]))
+
+
+def test_a_pass_over_the_store_needs_the_memory_of_a_batch(tmp_path: Path) -> None:
+    batch = rows(0, 32)[0].nbytes  # a shard is five of them, the store sixteen
+    tracemalloc.start()
+    try:
+        store = write(tmp_path / "s", [32] * 16, rows_per_shard=160)
+        assert tracemalloc.get_traced_memory()[1] < 4 * batch
+        tracemalloc.reset_peak()
+        for start in range(0, 512, 32):
+            store.stamps((np.arange(start, start + 32) * 37) % 512)
+        assert tracemalloc.get_traced_memory()[1] < 4 * batch
+    finally:
+        tracemalloc.stop()
 
 
 def test_writer_refuses(tmp_path: Path) -> None:
@@ -146,13 +264,13 @@ def test_reader_refuses_a_broken_store(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not readable"):
         TripletStore.open(folder)
     (folder / "index.json").write_text(json.dumps({**index, "version": 99}))
-    with pytest.raises(InputError, match="no index of a triplet store of version 1"):
+    with pytest.raises(InputError, match="no index of a triplet store of version 2"):
         TripletStore.open(folder)
     (folder / "index.json").write_text(json.dumps({key: value for key, value in index.items() if key != "shards"}))
     with pytest.raises(InputError, match="lacks the key 'shards'"):
         TripletStore.open(folder)
     (folder / "index.json").write_text(json.dumps({**index, "shards": index["shards"][:1]}))
-    with pytest.raises(InputError, match="has 4 triplets in its shards and 6 in its table"):
+    with pytest.raises(InputError, match="has 4 triplets in its shards and 6 in its tables"):
         TripletStore.open(folder)
 
 
@@ -170,12 +288,24 @@ def test_reader_names_the_broken_shard(tmp_path: Path) -> None:
     shard.write_bytes(whole[:-8] + b"\1" * 8)
     with pytest.raises(InputError, match=r"shard-00001.npy has the SHA-256"):
         TripletStore.open(folder).verify()
+    reader = TripletStore.open(folder)
+    reader.stamps([5])
     shard.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"shard-00001.npy ends within its row 1"):
+        reader.stamps([5])
     with pytest.raises(InputError, match=r"shard-00001.npy is not a readable shard"):
         TripletStore.open(folder).stamps([5])
     np.save(shard, np.zeros((1, 3, 63, 63), dtype=np.float32))
     with pytest.raises(InputError, match=r"holds float32 \(1, 3, 63, 63\) and the index says 2"):
         TripletStore.open(folder).stamps([5])
+    table = folder / "triplets-00001.parquet"
+    part = table.read_bytes()
+    table.write_bytes((folder / "triplets-00000.parquet").read_bytes())
+    with pytest.raises(InputError, match=r"triplets-00001.parquet has 4 rows and the index says 2"):
+        TripletStore.open(folder).table  # noqa: B018
+    table.write_bytes(part[:-9])
+    with pytest.raises(InputError, match=r"triplets-00001.parquet is not a readable Parquet file"):
+        TripletStore.open(folder).columns(["label"])
     shard.unlink()
     with pytest.raises(InputError, match=r"shard-00001.npy is missing"):
         TripletStore.open(folder)

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from astrid.config.schema import ModelConfig, TrainConfig
+from astrid.config.schema.train import AugmentConfig
 from astrid.config.validate import validate
 from support.tiny import training_values
 
@@ -43,7 +44,7 @@ def toy_store(count: int, seed: int = 0) -> ToyStore:
     table["host_dlr"] = np.nan
     table["edge_distance"], table["star_distance"] = 500.0, np.inf
     table["candidate_id"] = [f"c{number}" for number in range(count)]
-    table["label"], table["scorable"] = labels, True
+    table["label"], table["scorable"], table["sign"] = labels, True, 1
     return ToyStore(table, stamps)
 
 
@@ -71,6 +72,30 @@ def toy() -> ToyStore:
 @pytest.fixture
 def splits(toy: ToyStore) -> pd.DataFrame:
     return toy_splits(toy)
+
+
+@pytest.fixture
+def make_toy() -> Any:
+    return toy_store
+
+
+@pytest.fixture
+def make_splits() -> Any:
+    return toy_splits
+
+
+@pytest.fixture
+def augment_config() -> Any:
+    """An AugmentConfig with everything off but what is asked for."""
+    off = dict.fromkeys(("shift", "swap", "share", "subpixel", "gain", "blur", "background", "gradient", "noise", "border"), 0)
+    return lambda **on: validate(AugmentConfig, {"turns": "none", **off, **on}, path="train.augment")
+
+
+@pytest.fixture
+def everything() -> dict[str, Any]:
+    """Every augmentation of the default configuration, on half of the triplets each."""
+    values: dict[str, Any] = yaml.safe_load((CONF / "train/default.yaml").read_text())["augment"]
+    return values | {"share": 0.5}
 
 
 @pytest.fixture

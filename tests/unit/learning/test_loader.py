@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from astrid.core.errors import DataSetError
+from astrid.core.runtime import rng_for
 from astrid.datasets.normalize import normalize
-from astrid.learning.loader import NormalizedStamps, batches, class_weights, epoch_order, select
+from astrid.learning.effects import distort, plan
+from astrid.learning.loader import NormalizedStamps, ahead, batches, class_weights, epoch_order, select, stretch_of
 
 
 def test_a_part_holds_labelled_scorable_rows_only(toy, splits):
@@ -56,3 +61,84 @@ def test_class_weights_give_both_classes_the_same_sum():
 
 def test_batches_cover_the_order():
     assert [list(one) for one in batches(np.arange(5), 2)] == [[0, 1], [2, 3], [4]]
+
+
+def test_near_neighbours_are_read_together_and_still_shuffled():
+    labels = np.zeros(20_000, dtype=np.float32)
+    order = epoch_order(labels, "none", np.random.default_rng(0), stretch=64)
+    assert sorted(order) == list(range(20_000))
+    for batch in batches(order[:4096], 64):
+        assert len(np.unique(batch // 64)) > 25  # a batch mixes many places of the store
+    assert len(np.unique(order[:4096] // 64)) <= 65  # and a pool of batches reads few of them, whole
+    again = epoch_order(labels, "none", np.random.default_rng(1), stretch=64)
+    assert not np.array_equal(order, again)
+
+
+def test_a_near_order_samples_like_any_other():
+    labels = np.array([1.0] * 100 + [0.0] * 9900, dtype=np.float32)
+    order = epoch_order(labels, "sampling", np.random.default_rng(0), stretch=64)
+    assert labels[order].mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_the_stretch_follows_from_where_the_stamps_are(toy):
+    rows = np.arange(8)
+    assert stretch_of(NormalizedStamps(toy, rows, "l2.v1", cache_bytes=1e9)) == 1
+    assert stretch_of(NormalizedStamps(toy, rows, "l2.v1", cache_bytes=0)) > 1
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1e9])
+@pytest.mark.parametrize("name", ["asinh_noise.v1", "l2.v1", "asinh_int8.v1"])
+def test_effects_act_on_raw_stamps_and_leave_the_others(toy, augment_config, cache_bytes, name):
+    toy.table["sign"] = np.where(np.arange(64) % 3 == 0, -1, 1)
+    rows = np.arange(10, 60)
+    stamps = NormalizedStamps(toy, rows, name, cache_bytes=cache_bytes)
+    positions = np.random.default_rng(0).permutation(50)
+    cfg = augment_config(share=0.4, gain=0.05, noise=0.4, border=20.0)
+
+    def draws(effect):
+        return rng_for(3, effect)
+
+    touched = plan(cfg, 50, draws).touched
+    out = stamps.distorted(positions, cfg, draws).numpy()
+    plain = stamps.batch(positions).numpy()
+    untouched = np.setdiff1d(np.arange(50), touched)
+    np.testing.assert_array_equal(out[untouched], plain[untouched])
+    chosen = rows[positions[touched]]
+    expected = distort(toy.array[chosen], toy.table["sign"].to_numpy()[chosen], cfg, plan(cfg, 50, draws))
+    np.testing.assert_array_equal(out[touched], normalize(expected, name))
+    assert 5 < len(touched) < 40
+    assert (out[touched] != plain[touched]).any(axis=(1, 2, 3)).all()
+    np.testing.assert_array_equal(stamps.batch(positions).numpy(), plain)  # what is kept in memory stays as it was measured
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_results_come_in_the_order_of_the_jobs(threads):
+    def job(number):
+        return lambda: (time.sleep(0.002 * (number % 3)), number)[1]
+
+    assert list(ahead((job(number) for number in range(30)), threads)) == list(range(30))
+
+
+def test_few_results_wait_at_a_time():
+    begun: list[int] = []
+
+    def job(number):
+        return lambda: begun.append(number)
+
+    results = ahead((job(number) for number in range(1000)), 2)
+    next(results)
+    time.sleep(0.05)
+    assert 1 <= len(begun) <= 9
+    results.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_an_error_of_a_job_comes_out_at_its_place(threads):
+    def job(number):
+        return lambda: 1 // (5 - number)
+
+    results = ahead((job(number) for number in range(100)), threads)
+    assert [next(results) for _ in range(5)] == [0, 0, 0, 0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)

@@ -19,18 +19,22 @@ class Killed(Exception):
     pass
 
 
-def test_a_separable_problem_is_learned(toy, splits, make_model, make_train):
-    cfg = make_train(epochs=10, patience=10, learning_rate=0.01, batch_size=8)
-    result = train_from(toy, splits, make_model(width=4, dense=16, dropout=0.0), cfg)
+def test_a_separable_problem_is_learned(make_toy, make_splits, make_model, make_train):
+    toy = make_toy(128)
+    cfg = make_train(epochs=10, patience=10, learning_rate=0.002, batch_size=8)
+    result = train_from(toy, make_splits(toy), make_model(width=8, dense=64, dropout=0.0), cfg)
     assert result.validation_aucpr > 0.95
     assert result.history["train_loss"].iloc[-1] < 0.6 * result.history["train_loss"].iloc[0]
-    assert result.metrics["train_real"] == 24
+    assert result.metrics["train_real"] == 48
     assert not result.model.training
 
 
-@pytest.mark.parametrize("name", ["astrid_cnn", "braai"])
-def test_a_killed_training_goes_on_and_ends_bit_for_bit_the_same(tmp_path, toy, splits, make_model, make_train, name):
-    model_cfg, cfg = make_model(name, **SMALL), make_train(epochs=4, patience=4, warmup_epochs=1.0)
+@pytest.mark.parametrize(("name", "loaders", "cache_mb"), [("astrid_cnn", 0, 256), ("braai", 2, 256), ("astrid_cnn", 1, 0)])
+def test_a_killed_training_goes_on_and_ends_bit_for_bit_the_same(
+    tmp_path, toy, splits, make_model, make_train, everything, name, loaders, cache_mb
+):
+    changes = {"augment": everything, "loaders": loaders, "cache_mb": cache_mb}
+    model_cfg, cfg = make_model(name, **SMALL), make_train(epochs=4, patience=4, warmup_epochs=1.0, **changes)
     whole_rows: list[dict[str, float]] = []
     whole = train_from(toy, splits, model_cfg, cfg, on_epoch=whole_rows.append)
 
@@ -47,6 +51,14 @@ def test_a_killed_training_goes_on_and_ends_bit_for_bit_the_same(tmp_path, toy, 
     pd.testing.assert_frame_equal(resumed.history, whole.history, check_exact=True)
     assert rows == whole_rows
     assert resumed.metrics == whole.metrics
+
+
+def test_the_number_of_loaders_changes_nothing(toy, splits, make_model, make_train, everything):
+    losses = []
+    for loaders in (0, 3):
+        cfg = make_train(augment=everything, loaders=loaders)
+        losses.append(train_from(toy, splits, make_model(**SMALL), cfg).history["train_loss"].tolist())
+    assert losses[0] == losses[1]
 
 
 def test_a_finished_training_is_taken_from_its_checkpoint(tmp_path, toy, splits, make_model, make_train):

@@ -171,3 +171,20 @@ def test_the_command_writes_table_triplets_and_picture(folder, tmp_path, cfg, ca
 def test_the_command_names_a_missing_product(tmp_path, cfg):
     with pytest.raises(InputError, match=r"absent\.fits"):
         command.detect(tmp_path / "absent.fits", tmp_path / "out.parquet", None, cfg, None)
+
+
+def test_an_injected_copy_gives_candidates_and_no_light_curve_or_track(folder, tmp_path, cfg):
+    place = _scene()(seed=1).build().wcs.pixel_to_world_values(100, 100)
+    catalog = conform(pd.DataFrame({"object_id": ["sn"], "s_ra": [float(place[0])], "s_dec": [float(place[1])]}), CATALOG, source="test")
+    detect(folder, tmp_path, cfg, catalog=catalog)
+    before = read_table(tmp_path / "lightcurves.parquet", LIGHTCURVES)
+    (folder / "b__r-inj0.fits").write_bytes((folder / "b__r.fits").read_bytes())
+    pairs = {"pair_id": ["b__r", "a__r", "b__r-inj0"], "science_id": "s", "reference_id": "r", "status": "ok"}
+    write_table(pd.DataFrame(pairs), folder / "pairs.parquet", PAIRS)
+    detect(folder, tmp_path, cfg, catalog=catalog)
+    table = read_table(tmp_path / "candidates.parquet", CANDIDATES)
+    assert table["pair_id"].tolist() == ["a__r", "b__r", "b__r", "b__r-inj0", "b__r-inj0"]
+    assert (table["track_id"] == "").all()
+    curves = read_table(tmp_path / "lightcurves.parquet", LIGHTCURVES)
+    assert len(curves) > 0
+    pd.testing.assert_frame_equal(curves, before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from astrid.core.errors import InputError, LeakageError
+from astrid.datasets.suspects import SUSPECTS
 from astrid.io.shards import ShardWriter
 from astrid.io.tables import SPLITS, read_table
 from astrid.stages import split
@@ -43,18 +45,54 @@ def test_it_writes_splits_and_their_audit(project: Path) -> None:
     assert len(splits) == 36
     assert report["strategy"] == "random_grouped"
     assert report["unused"] == {"unlabelled": 4, "straddling": 0}
-    assert report["audit"]["leaks"] == {"cell": 0, "event": 0, "exposure": 0, "stamp": 0}
+    assert report["audit"]["leaks"] == {"cell": 0, "copy": 0, "event": 0, "exposure": 0, "near": 0, "stamp": 0}
     assert sum(report["groups"].values()) == 9
     assert 0 < report["positive_fraction"]["test"] < 1
-    before = (project / "data/splits/splits.parquet").read_bytes()
+    before = contents(project)
+    (project / "reports/data/figures/stale.png").write_bytes(b"")
     split.main()
-    assert (project / "data/splits/splits.parquet").read_bytes() == before
+    assert contents(project) == before
+
+
+def contents(project: Path) -> dict[str, bytes]:
+    return {
+        str(path): path.read_bytes()
+        for name in ("data/splits", "reports")
+        for path in sorted((project / name).rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_the_page_shows_the_parts_and_the_doubts_leave_the_test_part_alone(project: Path) -> None:
+    fill(project)
+    split.main()
+    card = json.loads((project / "reports/data/card.json").read_text())
+    assert card["by"]["part"]["unused"]["unlabelled"] == 4
+    page = (project / "reports/data/index.html").read_text()
+    shown = set(re.findall(r'src="(figures/[^"]+)"', page))
+    assert shown == {f"figures/{path.name}" for path in (project / "reports/data/figures").iterdir()}
+    doubted = read_table(project / "data/splits/suspects.parquet", SUSPECTS)
+    part = read_table(project / "data/splits/splits.parquet", SPLITS).set_index("candidate_id")["part"]
+    assert set(part[doubted["candidate_id"]]) <= {"train", "validation"}
+    report = json.loads((project / "reports/split.json").read_text())
+    assert report["doubt"]["suspects"] == len(doubted)
+
+
+def test_no_folds_or_too_few_groups_leave_no_doubt(project: Path) -> None:
+    fill(project)
+    values = yaml.safe_load((project / "params.yaml").read_text())
+    for folds in (0, 9):
+        values["split"]["suspects"]["folds"] = folds
+        (project / "params.yaml").write_text(yaml.safe_dump(values))
+        split.main()
+        assert json.loads((project / "reports/split.json").read_text())["doubt"] is None
+        assert read_table(project / "data/splits/suspects.parquet", SUSPECTS).empty
 
 
 def test_it_writes_nothing_when_the_audit_refuses(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(project)
 
-    def leaking(table: pd.DataFrame, cfg: object) -> pd.DataFrame:
+    def leaking(table: pd.DataFrame, cfg: object, near: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame({"candidate_id": table["candidate_id"], "part": ["train", "test"] * 18, "group_id": "g"})
 
     monkeypatch.setattr(split, "split_rows", leaking)

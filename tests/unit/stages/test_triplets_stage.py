@@ -102,7 +102,7 @@ def test_people_change_a_label_and_nothing_else_changes_the_bytes(project: Path)
         stream.write("s1__r:0,0,dipole,human,eve,1.0,2026-01-01T00:00:00Z\n")
     triplets.main()
     after = {path.name: digest_file(path) for path in (project / "data/triplets").iterdir()}
-    assert {name for name in after if after[name] != before[name]} >= {"labels.parquet", "triplets-000000004.parquet"}
+    assert {name for name in after if after[name] != before[name]} >= {"labels.parquet", "triplets-00000.parquet"}
     assert after["shard-00000.npy"] == before["shard-00000.npy"]
     assert TripletStore.open(project / "data/triplets").table["kind"][0] == "dipole"
 

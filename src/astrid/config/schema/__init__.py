@@ -12,6 +12,7 @@ from astrid.config.schema.dataset import DatasetConfig
 from astrid.config.schema.evaluate import EvaluateConfig
 from astrid.config.schema.export import ExportConfig
 from astrid.config.schema.imaging import ImagingConfig
+from astrid.config.schema.injection import InjectionConfig
 from astrid.config.schema.model import ModelConfig
 from astrid.config.schema.registry import RegistryConfig
 from astrid.config.schema.simulate import SimulateConfig
@@ -28,6 +29,7 @@ __all__ = [
     "EvaluateConfig",
     "ExportConfig",
     "ImagingConfig",
+    "InjectionConfig",
     "ModelConfig",
     "RegistryConfig",
     "SimulateConfig",
@@ -64,6 +66,7 @@ class Config:
     survey: SurveyConfig
     simulate: SimulateConfig
     imaging: ImagingConfig
+    injection: InjectionConfig
     candidates: CandidatesConfig
     dataset: DatasetConfig
     split: SplitConfig

@@ -13,6 +13,7 @@ from astrid.config.schema.psf import PsfConfig
 class RegistrationConfig:
     """How matched stars refine the science-to-reference mapping."""
 
+    refine: bool  # false keeps the headers' WCS
     search_px: Positive  # science px, largest shift of the header's WCS that is looked for
     scale_tolerance: Fraction  # relative error of the headers' pixel scales that is looked for
     match_px: Positive  # science px, match radius after that shift, in the first round

@@ -27,7 +27,7 @@ class FilterSpec:
 class PsfSpec:
     """The point-spread function, before guiding and the night's seeing change it."""
 
-    profile: Literal["moffat", "optical", "gaussian_wings"]
+    profile: Literal["moffat", "kolmogorov", "optical", "gaussian_wings"]
     fwhm: Positive  # arcsec, median
     fwhm_scatter: NonNegative  # sigma of ln(FWHM) from night to night
     beta: Annotated[float, Field(gt=1.1)]  # exponent of the Moffat profile (moffat, and the wings of gaussian_wings)
@@ -37,9 +37,16 @@ class PsfSpec:
     wing_fwhm: Positive  # arcsec, of the wings (gaussian_wings)
     guiding: NonNegative  # RMS shear of an exposure
     field_shear: NonNegative  # shear in the corners of the detector
-    spike_fraction: Fraction  # flux of a bright star in its four diffraction spikes
+    trail_fraction: Fraction  # share of science exposures during which the guiding drifts
+    trail: NonNegative  # arcsec, mean length of the trail that the drift draws
+    spike_fraction: Fraction  # flux of a bright star in its diffraction spikes
     spike_angle: float  # deg, of the first spike
+    spike_lines: Count  # lines of spikes, two spikes each
+    spike_length: Positive  # pixel, over which a spike fades by e
     halo_fraction: Fraction  # flux of a bright star in its glare halo
+    halo_radius: Positive  # pixel, of the glare halo
+    spike_turn: NonNegative  # deg, RMS by which the spikes turn between exposures (alt-azimuth mounts)
+    glare_scatter: NonNegative  # sigma of the log of the flux in spikes and halo between exposures (dust, humidity)
 
 
 @section
@@ -59,6 +66,17 @@ class DetectorSpec:
     hot_unmasked: Fraction  # share of hot pixels that the bad-pixel mask does not know
     dead_pixels: NonNegative  # a Mpixel
     bad_columns: Count
+    hot_columns: NonNegative  # mean number of columns that leak charge and blink, unknown to the mask
+    column_charge: Positive  # electron a pixel, median of such a column in a science exposure
+    brighter_fatter: NonNegative  # relative growth of a star's FWHM at full well
+    fringing: Fraction  # amplitude of the fringes at 900 nm relative to the sky; none below 700 nm
+    amplifiers: Literal[1, 2]  # that read the sensor, each half of the columns
+    amplifier_gain: NonNegative  # relative RMS drift of the second amplifier's gain between exposures
+    amplifier_offset: NonNegative  # ADU, RMS drift of the second amplifier's level
+    crosstalk: Fraction  # of a pixel's charge that appears at the mirrored pixel of the other amplifier
+    persistence: Fraction  # of a full pixel's charge that comes back in the next exposure
+    dead_border: NonNegative  # pixel, largest width of the border without response; each side's is drawn
+    border_rolloff: NonNegative  # pixel, over which the response rises inside that border
 
 
 @section
@@ -70,6 +88,11 @@ class WeatherSpec:
     season_sky: NonNegative  # mag, amplitude over the year
     extinction: NonNegative  # mag, scale of the night's clouds
     refraction: NonNegative  # arcsec, RMS displacement of a star of unit colour by differential refraction
+    cloud_patches: NonNegative  # RMS of a cloud's extinction over the field, relative to its mean
+    gradient: NonNegative  # RMS relative change of the sky over half the image
+    moon_glow: NonNegative  # relative excess of the sky in a corner under a full moon
+    stray_light: NonNegative  # mean number of arcs of stray light an exposure under a full moon
+    stray_level: NonNegative  # brightness of such an arc relative to the sky
 
 
 @section
@@ -85,12 +108,18 @@ class SceneSpec:
     galaxy_bright: float  # mag
     galaxy_faint: float  # mag
     galaxy_radius: Positive  # arcsec, median half-light radius at the faint end
+    sersic: Positive  # median index of the spheroids
+    sersic_scatter: NonNegative  # sigma of ln(index)
+    structure: Fraction  # share of galaxies with spiral arms and knots
+    cluster: Fraction  # share of galaxies that are members of a cluster in the field, with early types in its core
     supernovae: Count  # a field
     hostless: Fraction  # share of supernovae without a visible host
     nuclear: Fraction  # share of hosted supernovae on the host's core
     peak_range: Positive  # mag, supernovae peak between this much above and `peak_below` under the limit
     peak_below: NonNegative  # mag
+    fading: Fraction  # share of supernovae that shine in the reference
     variables: Count  # a field
+    outbursts: Count  # novae, dwarf novae and flares a field, each near one of its exposures
     asteroids: NonNegative  # mean number an exposure
 
 
@@ -102,7 +131,11 @@ class ArtifactSpec:
     compact: Fraction  # share of cosmic rays that hit one to three pixels
     cosmic_charge: Positive  # electron, median of a compact hit
     satellites: NonNegative  # mean number of trails an exposure
+    glints: NonNegative  # mean number of glinting satellites a science exposure, each of a few dashes
     ghost_fraction: Fraction  # flux of a bright star in its ghost
+    ghost_radius: Positive  # pixel, of the ghost's ring
+    ghost_mirror: Positive  # distance of a ghost from the middle of the image over the star's, on the other side
+    off_chip: NonNegative  # mean number a field of very bright stars beside the chip, whose glare and ghosts reach it
 
 
 @section
@@ -115,7 +148,10 @@ class SurveySpec:
     s_ra: Annotated[float, Field(ge=0, lt=360)]  # deg, first field
     s_dec: Annotated[float, Field(ge=-80, le=80)]  # deg, first field
     exptime: Positive  # s, science
-    reference_exptime: Positive  # s
+    reference_exptime: Positive  # s, each exposure of the reference
+    reference_frames: PositiveCount  # exposures averaged in the reference
+    reference_lead: Positive  # d from the reference to the first season of the field
+    header_error: Positive  # factor on the errors of the header's position, angle and scale
     detectors: Words
     filters: Annotated[dict[str, FilterSpec], Field(min_length=1)]
     psf: PsfSpec
@@ -136,7 +172,6 @@ class ScheduleSpec:
     season_starts: Annotated[tuple[float, ...], Field(min_length=1)]  # MJD
     season_days: Positive  # d
     field_seasons: Annotated[tuple[tuple[Season, ...], ...], Field(min_length=1)]  # seasons of each field, repeated in turn
-    reference_lead: Positive  # d from the reference to the first season of the field
 
 
 @section
@@ -144,12 +179,52 @@ class PointingSpec:
     """Where the telescope really points, and what the header says."""
 
     dither: NonNegative  # pixel, RMS
+    reference_dither: NonNegative  # pixel, RMS of the references
     shift_min: NonNegative  # arcsec, error of the header's position
     shift_max: Positive  # arcsec
     rotation: NonNegative  # deg, RMS error of the header's angle
     scale: NonNegative  # relative RMS error of the header's pixel scale
     bad_fraction: Fraction  # share of exposures with bad guiding and a worse header
     bad_factor: Positive  # by which those errors and the guiding shear grow
+
+
+Span = Annotated[tuple[float, float], Field(min_length=2, max_length=2)]  # lowest and highest value
+Spans = dict[str, dict[str, Span]]  # of keys of a survey: part, key
+
+
+@section
+class BandSpec:
+    """A band from which random surveys choose."""
+
+    wavelength: Positive  # nm, effective
+    zeropoint: Positive  # AB mag that gives one electron a second behind an aperture of 1 m
+    sky: Positive  # mag/arcsec2 of the dark sky
+
+
+@section
+class RandomSpec:
+    """Surveys that are drawn at random; what is not named here is as in the survey that the draw starts from."""
+
+    surveys: PositiveCount
+    detectors: Words
+    bands: Annotated[dict[str, BandSpec], Field(min_length=1)]
+    aperture: Span  # m, even in its log
+    fwhm: Span  # arcsec, even in its log
+    fwhm_pixels: Span  # pixel, even in its log
+    exptime: Span  # s, even in its log
+    reference_frames: Span  # exposures stacked in the reference, even in the log
+    reference_age: Span  # d from the reference to the first season, even in the log
+    header_shift: Span  # pixel, largest error of the header's position
+    star_bright: Span  # mag by which the brightest star is beyond saturation
+    star_faint: Span  # mag by which the faintest star is below the limit
+    galaxy_bright: Span  # mag by which the brightest galaxy is above the limit
+    galaxy_faint: Span  # mag by which the faintest galaxy is below the limit
+    uniform: Spans
+    log: Spans  # even in the log
+    integer: Spans  # whole numbers, both ends included
+    choice: dict[str, dict[str, tuple[str | int | float, ...]]]  # one of these
+    absent: dict[str, dict[str, Fraction]]  # share of surveys in which the drawn key is 0 instead
+    unit: dict[str, dict[str, Literal["fwhm", "noise", "noise_adu"]]]  # a key drawn in FWHM, sky noise (electron) or sky noise (ADU)
 
 
 @section
@@ -163,3 +238,4 @@ class SimulateConfig:
     schedule: ScheduleSpec
     pointing: PointingSpec
     surveys: Annotated[dict[str, SurveySpec], Field(min_length=1)]
+    random: RandomSpec | None  # surveys drawn at random in place of those

@@ -6,9 +6,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from astrid.config.schema._base import Seed, section
+from astrid.config.schema._base import Count, PositiveCount, Seed, section
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+@section
+class SuspectsConfig:
+    """The forest whose out-of-fold scores say which labels are in doubt."""
+
+    folds: Count  # 0 = look for none
+    trees: PositiveCount  # a fold
+    min_leaf: PositiveCount  # triplets
+    tree_rows: PositiveCount  # most triplets that a tree grows on
 
 
 @section
@@ -23,3 +33,4 @@ class SplitConfig:
     held_out: tuple[str, ...]  # cross_*: names of detectors, instruments or surveys; empty = the last of each in sorted order
     held_out_column: Literal["detector", "instrument"]  # cross_instrument: what a name of held_out means
     straddling_to_test: Share  # share of the groups on both sides of the boundary that go to test; the rest go to train
+    suspects: SuspectsConfig

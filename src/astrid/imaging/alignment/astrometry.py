@@ -153,7 +153,7 @@ def refine(
     scale = pixel_scale(wcs_science)
     centre = np.array([(shape[1] - 1) / 2.0, (shape[0] - 1) / 2.0])
     header = _by_header(wcs_science, wcs_reference, centre, scale, config)
-    if len(reference.x) == 0 or len(science.x) == 0:
+    if not config.refine or len(reference.x) == 0 or len(science.x) == 0:
         return header
     target_x, target_y = header_mapping(wcs_reference, wcs_science, reference.x, reference.y)
     known = np.flatnonzero(np.isfinite(target_x) & np.isfinite(target_y))

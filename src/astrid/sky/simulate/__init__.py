@@ -1,7 +1,8 @@
 """Seeded synthetic surveys: raw exposures as FITS, and the truth about them.
 
-`schedule` plans the visits, `scene` and `transients` make the sky, `optics` brings its light to the focal plane, `detector` and
-`artifacts` spoil it, `render` writes the files. Everything is a pure function of the settings, which include the seed.
+`randomise` draws surveys where asked to, `schedule` plans the visits, `scene`, `galaxies` and `events` make the sky, `optics`
+brings its light to the focal plane, `detector` and `artifacts` spoil it, `render` writes the files. Everything is a pure function
+of the settings, which include the seed.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import pandas as pd
 from astrid.config.schema.simulate import SimulateConfig
 from astrid.io.tables import CATALOG, conform
 from astrid.sky.simulate import optics
-from astrid.sky.simulate.scene import Transient, build_scene
+from astrid.sky.simulate.events import Transient
+from astrid.sky.simulate.randomise import expand
+from astrid.sky.simulate.scene import build_scene
 from astrid.sky.simulate.schedule import Visit, plan
 
-__all__ = ["plan", "survey_catalog"]
+__all__ = ["expand", "plan", "survey_catalog"]
 
 
 def survey_catalog(cfg: SimulateConfig) -> pd.DataFrame:
@@ -25,6 +28,7 @@ def survey_catalog(cfg: SimulateConfig) -> pd.DataFrame:
     A supernova is discovered at the first science exposure in which it is brighter than the band's limit; one that never is stays
     unknown. Positions are of the supernova and its host, ICRS.
     """
+    cfg = expand(cfg)
     by_field: dict[str, list[Visit]] = {}
     for visit in plan(cfg):
         if visit.role == "science":

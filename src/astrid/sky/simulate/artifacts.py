@@ -14,8 +14,9 @@ Floats = NDArray[np.float64]
 _SAMPLING = 4.0  # pixel between the truth rows of an extended artefact
 _TRACK_LENGTH = 14.0  # pixel, mean length of a particle's track
 _TRACK_DENSITY = 0.35  # charge a pixel of a track, in units of a compact hit's median
-GHOST_RADIUS = 26.0  # pixel
-_HALO_RADIUS = 60.0  # pixel
+_GHOST_HOLE = 0.35  # radius of the ghost's hole over its own
+_SPIKE_WIDTH = 0.9  # pixel, sigma across a spike
+MOST_MARKS = 300  # of one kind of extended artefact in an exposure
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,35 +82,102 @@ def satellites(spec: ArtifactSpec, size: int, width: float, sky_noise: float, rn
     return light, marks
 
 
-def glare(image: Floats, psf: PsfSpec, x: float, y: float, flux: float) -> None:
-    """Add a bright star's diffraction spikes and halo to an image in place."""
-    size = image.shape[0]
-    rows, columns = np.mgrid[0:size, 0:size].astype(float)
-    dx, dy = columns - x, rows - y
-    radius = np.hypot(dx, dy)
-    for quarter in (0.0, 90.0):
-        turn = np.radians(psf.spike_angle + quarter)
-        along, across = np.abs(dx * np.cos(turn) + dy * np.sin(turn)), -dx * np.sin(turn) + dy * np.cos(turn)
-        shape = np.exp(-0.5 * (across / 0.9) ** 2) / (6.0 + along) ** 1.5 * np.exp(-along / 60.0)
-        image += 0.5 * psf.spike_fraction * flux * shape / 1.05  # 1.05: the integral of the shape over the plane
-    halo = np.where(radius < _HALO_RADIUS, 1.0 / (36.0 + radius**2), 0.0)
-    image += psf.halo_fraction * flux * halo / (np.pi * np.log1p(_HALO_RADIUS**2 / 36.0))
+def glare(
+    image: Floats, psf: PsfSpec, star: tuple[float, float, float], noise: float, rng: np.random.Generator
+) -> list[tuple[float, float]]:
+    """Add the diffraction spikes and the halo of a star (x, y, flux) to an image in place; the star may lie beside it.
+
+    Angle and strength vary between exposures as the settings say. Returns points along the spikes where they show above `noise`.
+    """
+    x, y, flux = star
+    turn, strength = rng.normal(0.0, psf.spike_turn), float(np.exp(rng.normal(0.0, psf.glare_scatter)))
+    points: list[tuple[float, float]] = []
+    if psf.spike_lines:
+        share = strength * psf.spike_fraction * flux / psf.spike_lines / _spike_integral(psf.spike_length)
+        reach = _spike_reach(share, psf.spike_length, noise)
+        for line in range(psf.spike_lines):
+            angle = float(np.radians(psf.spike_angle + turn + 180.0 / psf.spike_lines * line))
+            _add_spike(image, x, y, angle, share, psf.spike_length)
+            steps = np.arange(_SAMPLING, reach, _SAMPLING)
+            points += [(x + s * np.cos(angle), y + s * np.sin(angle)) for s in np.concatenate([-steps, steps]).tolist()]
+    window = _window(image, x, y, psf.halo_radius)
+    if window is not None:
+        part, radius = window
+        core = (0.1 * psf.halo_radius) ** 2
+        halo = np.where(radius < psf.halo_radius, 1.0 / (core + radius**2), 0.0)
+        part += strength * psf.halo_fraction * flux * halo / (np.pi * np.log1p(psf.halo_radius**2 / core))
+    return points
 
 
-def ghost(image: Floats, fraction: float, x: float, y: float, flux: float) -> tuple[float, float, list[tuple[float, float]]]:
+def _spike_integral(length: float) -> float:
+    """Integral over the plane of a line of spikes of unit strength, pixel."""
+    along = np.arange(0.025, 20.0 * length, 0.05)
+    return float(2 * (_spike_along(along, length)).sum() * 0.05 * np.sqrt(2 * np.pi) * _SPIKE_WIDTH)
+
+
+def _spike_along(along: Floats, length: float) -> Floats:
+    return np.asarray(np.exp(-along / length) / (6.0 + along) ** 1.5)
+
+
+def _spike_reach(share: float, length: float, noise: float) -> float:
+    """Distance from the star, pixel, up to which a spike stands above the noise that a few pixels' mean has."""
+    along = np.arange(0.0, 12.0 * length, 1.0)
+    seen = np.flatnonzero(share * _spike_along(along, length) > 0.4 * noise)
+    return float(along[seen[-1]]) if len(seen) else 0.0
+
+
+def _add_spike(image: Floats, x: float, y: float, angle: float, share: float, length: float) -> None:
+    """Add one line of spikes through (x, y), drawn within a few of its widths."""
+    if abs(np.sin(angle)) > abs(np.cos(angle)):  # steep: walk along the rows of the transposed image
+        image, x, y, angle = image.T, y, x, np.pi / 2 - angle
+    height, width = image.shape
+    cosine, sine = np.cos(angle), np.sin(angle)
+    columns = np.arange(width)
+    middle = np.rint(y + (columns - x) * sine / cosine).astype(int)
+    reach = int(np.ceil(5 * _SPIKE_WIDTH / abs(cosine))) + 1
+    rows = middle[None, :] + np.arange(-reach, reach + 1)[:, None]
+    dx, dy = np.broadcast_to(columns - x, rows.shape), rows - y
+    shape = np.exp(-0.5 * ((-dx * sine + dy * cosine) / _SPIKE_WIDTH) ** 2) * _spike_along(np.abs(dx * cosine + dy * sine), length)
+    inside = (rows >= 0) & (rows < height)
+    image[rows[inside], np.broadcast_to(columns, rows.shape)[inside]] += share * shape[inside]
+
+
+def _window(image: Floats, x: float, y: float, radius: float) -> tuple[Floats, Floats] | None:
+    """The part of an image around (x, y) as a view, and its pixels' distances from there; None when it lies outside."""
+    height, width = image.shape
+    left, right = max(int(x - radius), 0), min(int(x + radius) + 2, width)
+    low, high = max(int(y - radius), 0), min(int(y + radius) + 2, height)
+    if left >= right or low >= high:
+        return None
+    distance = np.hypot(np.arange(left, right)[None, :] - x, np.arange(low, high)[:, None] - y)
+    return image[low:high, left:right], distance
+
+
+def ghost(image: Floats, spec: ArtifactSpec, x: float, y: float, flux: float) -> list[tuple[float, float]]:
     """Add the out-of-focus reflection of a bright star, a ring opposite to it, in place.
 
     Returns the ring's centre and points along it. The reflection moves against a dither, so two exposures never cancel it.
     """
-    size = image.shape[0]
-    middle = (size - 1) / 2
-    gx, gy = middle - 0.9 * (x - middle), middle - 0.9 * (y - middle)
-    rows, columns = np.mgrid[0:size, 0:size].astype(float)
-    radius = np.hypot(columns - gx, rows - gy)
-    edge = 0.5 * (1 - np.tanh((radius - GHOST_RADIUS) / 1.5)) * 0.5 * (1 + np.tanh((radius - 0.35 * GHOST_RADIUS) / 1.5))
-    image += fraction * flux * edge / (np.pi * GHOST_RADIUS**2 * (1 - 0.35**2))
-    turns = np.linspace(0, 2 * np.pi, 16, endpoint=False)
-    return gx, gy, [(gx + r * np.cos(t), gy + r * np.sin(t)) for r in (0.35 * GHOST_RADIUS, GHOST_RADIUS) for t in turns]
+    middle, radius = (image.shape[0] - 1) / 2, spec.ghost_radius
+    gx, gy = middle - spec.ghost_mirror * (x - middle), middle - spec.ghost_mirror * (y - middle)
+    window = _window(image, gx, gy, radius + 12.0)
+    if window is not None:
+        part, away = window
+        edge = 0.5 * (1 - np.tanh((away - radius) / 1.5)) * 0.5 * (1 + np.tanh((away - _GHOST_HOLE * radius) / 1.5))
+        part += spec.ghost_fraction * flux * edge / ghost_area(spec)
+    rings = [(r, t) for r in (_GHOST_HOLE * radius, radius) for t in np.arange(0, 2 * np.pi, max(_SAMPLING / r, 0.1)).tolist()]
+    return [(gx, gy), *((gx + r * np.cos(t), gy + r * np.sin(t)) for r, t in rings)]
+
+
+def ghost_area(spec: ArtifactSpec) -> float:
+    """Area of a ghost, pixels."""
+    return float(np.pi * spec.ghost_radius**2 * (1 - _GHOST_HOLE**2))
+
+
+def thinned(marks: list[Mark], size: int) -> list[Mark]:
+    """The marks on the sensor, of a great number every n-th."""
+    inside = [mark for mark in marks if 0 <= mark.x <= size - 1 and 0 <= mark.y <= size - 1]
+    return inside[:: -(-len(inside) // MOST_MARKS) or 1]
 
 
 def bleed_marks(full: NDArray[np.bool_], stars: list[tuple[str, float, float, float]]) -> list[Mark]:

@@ -11,6 +11,7 @@ from scipy import fft
 
 from astrid.config.schema.simulate import PsfSpec, SimulateConfig, SurveySpec
 from astrid.core.runtime import rng_for
+from astrid.sky.simulate.galaxies import draw_galaxy
 from astrid.sky.simulate.scene import MARGIN
 from astrid.sky.simulate.schedule import Visit
 
@@ -44,6 +45,8 @@ class Conditions:
     header_rotation: float  # deg
     header_scale: float  # relative
     bad: bool
+    moonlight: float  # 0 at new moon, 1 at full moon
+    trail: tuple[float, float]  # length (arcsec) and angle (deg) of the line that drifting guiding draws
 
 
 def observe(cfg: SimulateConfig, visit: Visit) -> Conditions:
@@ -59,11 +62,13 @@ def observe(cfg: SimulateConfig, visit: Visit) -> Conditions:
     own = rng_for(cfg.seed, visit.exposure_id, "pointing")
     bad = bool(own.random() < pointing.bad_fraction) and visit.role == "science"
     worse = pointing.bad_factor if bad else 1.0
-    dither = own.normal(0.0, pointing.dither, 2).clip(-8.0, 8.0)
-    shift, turn = own.uniform(pointing.shift_min, pointing.shift_max) * worse, own.uniform(0, 2 * np.pi)
+    header = worse * spec.header_error
+    spread, most = (pointing.reference_dither, MARGIN - 4.0) if visit.role == "reference" else (pointing.dither, 8.0)
+    dither = own.normal(0.0, spread, 2).clip(-most, most)
+    shift, turn = own.uniform(pointing.shift_min, pointing.shift_max) * header, own.uniform(0, 2 * np.pi)
     guiding = np.clip(own.normal(0.0, spec.psf.guiding * worse, 2), -0.25, 0.25)
     refraction = own.normal(0.0, weather.refraction / spec.pixel_scale, 2)
-    gradient = own.normal(0.0, 0.01, 2)
+    gradient = own.normal(0.0, weather.gradient, 2)
     return Conditions(
         fwhm=seeing,
         sky=float(sky),
@@ -73,10 +78,17 @@ def observe(cfg: SimulateConfig, visit: Visit) -> Conditions:
         gradient=(float(gradient[0]), float(gradient[1])),
         refraction=(float(refraction[0]), float(refraction[1])),
         header_shift=(float(shift * np.cos(turn)), float(shift * np.sin(turn))),
-        header_rotation=float(own.normal(0.0, pointing.rotation * worse)),
-        header_scale=float(1 + own.normal(0.0, pointing.scale * worse)),
+        header_rotation=float(own.normal(0.0, pointing.rotation * header)),
+        header_scale=float(1 + own.normal(0.0, pointing.scale * header)),
         bad=bad,
+        moonlight=float(moonlight) if weather.moon > 0 else 0.0,
+        trail=_trail(spec.psf, visit, rng_for(cfg.seed, visit.exposure_id, "guiding drift")),
     )
+
+
+def _trail(psf: PsfSpec, visit: Visit, rng: np.random.Generator) -> tuple[float, float]:
+    drifts, length, angle = rng.random() < psf.trail_fraction, rng.exponential(psf.trail), rng.uniform(0.0, 180.0)
+    return (float(length), float(angle)) if drifts and visit.role == "science" else (0.0, 0.0)
 
 
 def flux_scale(spec: SurveySpec, visit: Visit, conditions: Conditions) -> float:
@@ -149,6 +161,9 @@ def make_psf(spec: PsfSpec, pixel_scale: float, wavelength: float, conditions: C
     count = 2 * HALF * OVERSAMPLE + 1
     samples = np.empty((4, count, count))
     base = base_profile(spec, wavelength, conditions.fwhm)
+    length, direction = conditions.trail
+    if length > 0:  # a line, whose width is far below a sample's
+        base = galsim.Convolve(base, galsim.Box(length, 0.05 * pixel_scale).rotate(direction * galsim.degrees))
     for index, (u, v) in enumerate(_CORNERS):
         angle = 2 * np.arctan2(v, u)
         g1 = conditions.shear[0] + spec.field_shear * np.cos(angle)
@@ -167,6 +182,8 @@ def base_profile(spec: PsfSpec, wavelength: float, fwhm: float) -> Any:
 
     # Folding at 1 % keeps the transforms small; the wings beyond carry less flux than the photometric tests can see.
     params = galsim.GSParams(folding_threshold=1e-2, maximum_fft_size=16384)
+    if spec.profile == "kolmogorov":  # long exposures through turbulence: Fried 1966, JOSA 56, 1372
+        return galsim.Kolmogorov(fwhm=fwhm, gsparams=params)
     if spec.profile == "moffat":
         return galsim.Moffat(beta=spec.beta, fwhm=fwhm, gsparams=params)
     if spec.profile == "gaussian_wings":
@@ -249,33 +266,12 @@ def galaxy_layer(galaxies: NDArray[np.void], size: int, pixel_scale: float) -> N
         x, y = (float(galaxy[axis] + MARGIN) * _LAYER for axis in ("x", "y"))
         column, row = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
         half = int(np.ceil(6 * radius)) + 3
-        drawn = _galaxy(galaxy, radius, (x - column, y - row), half) * 10 ** (-0.4 * float(galaxy["mag"]))
+        drawn = draw_galaxy(galaxy, radius, (x - column, y - row), half) * 10 ** (-0.4 * float(galaxy["mag"]))
         left, right = max(column - half, 0), min(column + half + 1, count)
         low, high = max(row - half, 0), min(row + half + 1, count)
         if left < right and low < high:
             image[low:high, left:right] += drawn[low - row + half : high - row + half, left - column + half : right - column + half]
     return np.asarray(fft.rfft2(image))
-
-
-def _galaxy(galaxy: np.void, radius: float, offset: tuple[float, float], half: int) -> Floats:
-    """An exponential disc and a Sersic bulge of index 2, whose cusp makes hosts' cores hard, of flux 1: (2 half + 1, 2 half + 1).
-
-    Drawn in real space on a finer grid where the galaxy is small, binned, and normalised on the stamp.
-    """
-    import galsim
-
-    fine = 5 if radius < 4.0 else 3 if radius < 10.0 else 1
-    count = (2 * half + 1) * fine
-    total = np.zeros((count, count))
-    bulge = float(galaxy["bulge"])
-    disc = galsim.Exponential(half_light_radius=radius)
-    core = galsim.Sersic(n=2.0, half_light_radius=max(0.3 * radius, 0.4))
-    for profile, share in ((disc, 1.0 - bulge), (core, bulge)):
-        turned = profile.shear(q=float(galaxy["axis_ratio"]), beta=float(galaxy["angle"]) * galsim.degrees)
-        shift = (offset[0] * fine, offset[1] * fine)
-        drawn = turned.drawImage(nx=count, ny=count, scale=1.0 / fine, offset=shift, method="no_pixel", dtype=np.float64).array
-        total += share * drawn / drawn.sum()
-    return np.asarray(total.reshape(2 * half + 1, fine, 2 * half + 1, fine).sum(axis=(1, 3)))
 
 
 def add_galaxies(image: Floats, layer: NDArray[np.complex64], psf: EffectivePsf, dither: tuple[float, float], scale: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,24 +12,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from astrid.config.schema.simulate import SimulateConfig, SurveySpec
+from astrid.config.schema.simulate import SimulateConfig
 from astrid.core.runtime import atomic_path, rng_for
-from astrid.sky.simulate import artifacts, optics, transients
+from astrid.sky.simulate import artifacts, electronics, optics, sources, weather
 from astrid.sky.simulate.artifacts import Mark
-from astrid.sky.simulate.detector import Detector, bleed, expose, make_detector, master_bias, master_flat, read_out
-from astrid.sky.simulate.optics import Conditions, EffectivePsf
+from astrid.sky.simulate.detector import (
+    Detector,
+    amplifier_drift,
+    bleed,
+    edge_marks,
+    expose,
+    make_detector,
+    master_bias,
+    master_flat,
+    read_out,
+)
+from astrid.sky.simulate.optics import Conditions
+from astrid.sky.simulate.randomise import expand
 from astrid.sky.simulate.scene import Scene, build_scene
 from astrid.sky.simulate.schedule import Visit
+from astrid.sky.simulate.sources import Frame, Star, artifact_row, hot_marks, persistent_charge
 
 Floats = NDArray[np.float64]
 CALIBRATION = ("bias", "flat", "mask")
 
-_BRIGHT = 0.25  # of the full well: a star whose peak pixel reaches this shows its spikes, halo and ghost
 _FIELDS_IN_MEMORY = 2
-_ASTEROID_STEPS = 7
 _TRAIL_WIDTH = 0.6  # sigma of a satellite trail over the seeing's FWHM
-_YEAR = 365.25  # d
-_EPOCH = 59000.0  # MJD at which the catalogued positions of moving stars hold
 
 
 @dataclass(eq=False)
@@ -39,11 +48,19 @@ class World:
     _detectors: dict[tuple[str, str], Detector] = field(default_factory=dict)
     _fields: OrderedDict[str, tuple[Scene, NDArray[np.complex64]]] = field(default_factory=OrderedDict)
 
+    def __post_init__(self) -> None:
+        self.cfg = expand(self.cfg)
+
     def detector(self, survey: str, name: str) -> Detector:
         """A survey's sensor."""
         if (survey, name) not in self._detectors:
             self._detectors[survey, name] = make_detector(self.cfg, survey, name)
         return self._detectors[survey, name]
+
+    def sensor(self, visit: Visit) -> Detector:
+        """The sensor as a visit uses it: that of its detector, or of the average of several frames."""
+        own = self.detector(visit.survey, visit.detector)
+        return own if visit.frames == 1 else own.stacked(visit.frames)
 
     def sky(self, visit: Visit) -> tuple[Scene, NDArray[np.complex64]]:
         """The scene of a visit's field and its galaxy layer."""
@@ -66,22 +83,6 @@ class Rendered:
 
 
 @dataclass(frozen=True, eq=False)
-class _Frame:
-    """What the steps of one rendering share."""
-
-    visit: Visit
-    spec: SurveySpec
-    conditions: Conditions
-    psf: EffectivePsf
-    scale: float  # electrons of a source of magnitude 0
-    noise: float  # electrons a pixel, of sky and readout
-
-    @property
-    def wavelength(self) -> float:
-        return self.spec.filters[self.visit.filter].wavelength
-
-
-@dataclass(frozen=True, eq=False)
 class Light:
     """What reaches the sensor: the expected image without any noise, and the truth about the sky in it."""
 
@@ -89,158 +90,107 @@ class Light:
     sky: Floats  # (ny, nx), of which the sky's
     rows: list[dict[str, Any]]
     marks: list[Mark]
-    bright: list[tuple[str, float, float, float]]  # name, x, y, flux of the bright stars
-    frame: _Frame
+    stars: list[Mark]  # of constant stars that a difference image may show
+    bright: list[Star]  # that show more than their PSF
+    frame: Frame
 
 
 def illuminate(world: World, visit: Visit) -> Light:
     """The light of one exposure on its way to the sensor."""
-    cfg, spec = world.cfg, world.cfg.surveys[visit.survey]
+    cfg, spec, size = world.cfg, world.cfg.surveys[visit.survey], world.cfg.image_size
     conditions = optics.observe(cfg, visit)
-    sensor = world.detector(visit.survey, visit.detector)
+    sensor = world.sensor(visit)
     scene, layer = world.sky(visit)
     level = optics.sky_level(spec, visit, conditions)
-    psf = optics.make_psf(spec.psf, spec.pixel_scale, spec.filters[visit.filter].wavelength, conditions, cfg.image_size)
+    psf = optics.make_psf(spec.psf, spec.pixel_scale, spec.filters[visit.filter].wavelength, conditions, size)
     scale = optics.flux_scale(spec, visit, conditions)
-    frame = _Frame(visit, spec, conditions, psf, scale, float(np.sqrt(level + sensor.read_noise**2)))
-    sky = _sky_plane(cfg.image_size, level, conditions)
-    light = sky.copy()
+    frame = Frame(visit, spec, conditions, psf, scale, float(np.sqrt(level + sensor.read_noise**2)))
+
+    def own(effect: str) -> np.random.Generator:
+        return rng_for(cfg.seed, visit.exposure_id, effect)
+
+    cloud = weather.cloud_map(spec.weather, size, conditions, own("clouds"))
+    light = np.zeros((size, size))
     optics.add_galaxies(light, layer, psf, conditions.dither, scale)
-    bright = _add_stars(light, frame, scene, sensor)
-    rows = _add_transients(light, frame, scene)
-    rows += _add_asteroids(light, frame, rng_for(cfg.seed, visit.exposure_id, "asteroids"))
-    marks = _add_reflections(light, frame, bright)
-    width = _TRAIL_WIDTH * conditions.fwhm / spec.pixel_scale
-    rng = rng_for(cfg.seed, visit.exposure_id, "satellites")
-    trails, trail_marks = artifacts.satellites(spec.artifacts, cfg.image_size, width, frame.noise, rng)
-    return Light(light + trails, sky, rows, marks + trail_marks, bright, frame)
+    bright, star_marks = sources.add_stars(light, frame, scene, sensor, cloud)
+    rows = sources.add_transients(light, frame, scene)
+    rows += sources.add_asteroids(light, frame, own("asteroids"))
+    beside = sources.off_chip_stars(frame, size, rng_for(cfg.seed, visit.field_id, "stars beside the chip"))
+    marks = sources.add_reflections(light, frame, [*bright, *beside], own("glare"))
+    marks += sources.add_glints(light, frame, own("glints"))
+    width = _TRAIL_WIDTH * frame.fwhm
+    trails, trail_marks = artifacts.satellites(spec.artifacts, size, width, frame.noise, own("satellites"))
+    light += trails
+    if cloud is not None:
+        light *= cloud
+        marks += sources.clouded_galaxies(frame, scene, cloud)
+    sky, sky_marks = _sky(frame, sensor, size, level, own)
+    return Light(light + sky, sky, rows, marks + trail_marks + sky_marks, star_marks, bright, frame)
+
+
+def _sky(frame: Frame, sensor: Detector, size: int, level: float, own: Callable[[str], np.random.Generator]) -> tuple[Floats, list[Mark]]:
+    """The sky's light with what the telescope and the silicon make of it."""
+    spec, conditions = frame.spec, frame.conditions
+    sky = weather.sky_plane(spec.weather, size, level, conditions, own("moonlight"))
+    arcs = weather.stray_light(spec.weather, size, level, conditions, own("stray light"))
+    sky = sky if arcs is None else sky + arcs
+    marks = weather.structure_marks(sky, frame.faintest)
+    if sensor.fringe is not None:
+        fringes, crests = weather.fringes(spec.detector.fringing, sensor.fringe, sky, frame.wavelength, frame.faintest, own("fringes"))
+        sky = sky if fringes is None else sky + fringes
+        marks += crests
+    return sky, marks
 
 
 def render(world: World, visit: Visit) -> Rendered:
     """Render one exposure: light, sensor, particles, readout."""
     cfg, light = world.cfg, illuminate(world, visit)
-    sensor = world.detector(visit.survey, visit.detector)
+    sensor, frame = world.sensor(visit), light.frame
     charge = expose(sensor, light.electrons, visit.exptime, rng_for(cfg.seed, visit.exposure_id, "photons"))
+    marks = [*light.marks, *hot_marks(sensor, visit), *edge_marks(sensor), *_sensor_charge(world, frame, sensor, charge)]
     rng = rng_for(cfg.seed, visit.exposure_id, "cosmic rays")
-    hits, hit_marks = artifacts.cosmic_rays(cfg.surveys[visit.survey].artifacts, cfg.image_size, rng)
+    hits, hit_marks = artifacts.cosmic_rays(frame.spec.artifacts, cfg.image_size, rng)
     charge += hits
     full = bleed(charge, sensor.full_well)
-    marks = light.marks + hit_marks + artifacts.bleed_marks(full, light.bright) + _hot_marks(sensor, visit)
-    raw = read_out(sensor, charge, cfg.overscan, rng_for(cfg.seed, visit.exposure_id, "readout"))
-    rows = light.rows + [_artifact_row(light.frame, mark) for mark in marks]
-    return Rendered(raw, _with_sky(cfg, light.frame, rows), light.frame.conditions)
+    saturated = artifacts.bleed_marks(full, light.bright)
+    names = {mark.name for mark in saturated}
+    marks += hit_marks + saturated + [mark for mark in light.stars if mark.name not in names]
+    drift = amplifier_drift(sensor, rng_for(cfg.seed, visit.exposure_id, "amplifiers"))
+    marks += _amplifier_effects(frame, sensor, charge, (saturated, light.bright), drift, float(np.median(light.sky)))
+    raw = read_out(sensor, charge, cfg.overscan, rng_for(cfg.seed, visit.exposure_id, "readout"), drift)
+    rows = light.rows + [artifact_row(frame, mark) for mark in marks]
+    return Rendered(raw, _with_sky(cfg, frame, rows), frame.conditions)
 
 
-def _sky_plane(size: int, level: float, conditions: Conditions) -> Floats:
-    position = np.linspace(-1, 1, size)
-    gx, gy = conditions.gradient
-    return np.asarray(level * (1.0 + gx * position[None, :] + gy * position[:, None]))
+def _sensor_charge(world: World, frame: Frame, sensor: Detector, charge: Floats) -> list[Mark]:
+    """Add what the sensor itself puts into the image, in place: earlier stars and leaking columns."""
+    seed, exposure = world.cfg.seed, frame.visit.exposure_id
+    marks: list[Mark] = []
+    rng = rng_for(seed, exposure, "persistence")
+    left, marks = persistent_charge(frame, sensor, charge.shape[0], rng)
+    if left is not None:
+        charge += rng.poisson(left)
+    if sensor.columns is not None:
+        marks = marks + electronics.leak(charge, sensor.columns, frame.visit.exptime, rng_for(seed, exposure, "hot columns"))
+    return marks
 
 
-def _add_stars(light: Floats, frame: _Frame, scene: Scene, sensor: Detector) -> list[tuple[str, float, float, float]]:
-    """Add the constant stars; returns name, position and flux of those bright enough to show more than their PSF."""
-    stars, conditions = scene.stars, frame.conditions
-    years = (frame.visit.mjd - _EPOCH) / _YEAR
-    x = stars["x"] + conditions.dither[0] + stars["colour"] * conditions.refraction[0] + stars["pm_x"] * years
-    y = stars["y"] + conditions.dither[1] + stars["colour"] * conditions.refraction[1] + stars["pm_y"] * years
-    magnitude = np.array([transients.band_magnitude(m, c, frame.wavelength) for m, c in zip(stars["mag"], stars["colour"], strict=True)])
-    flux = frame.scale * 10 ** (-0.4 * magnitude)
-    optics.add_points(light, frame.psf, x, y, flux, noise=frame.noise)
-    bright = np.flatnonzero(flux * frame.psf.profile[0] > _BRIGHT * sensor.full_well)
-    return [(f"{frame.visit.field_id}-star{index:04d}", float(x[index]), float(y[index]), float(flux[index])) for index in bright]
+def _amplifier_effects(
+    frame: Frame, sensor: Detector, charge: Floats, stars: tuple[list[Mark], list[Star]], drift: tuple[float, float], sky: float
+) -> list[Mark]:
+    """Crosstalk between two amplifiers, in place, and the marks of it and of the step between their levels."""
+    if sensor.amplifiers != 2:
+        return []
+    size, share = charge.shape[0], frame.spec.detector.crosstalk
+    marks = electronics.step_marks(size, sky * drift[0] - drift[1] * sensor.gain, 2 * frame.faintest)
+    if share > 0:
+        electronics.crosstalk(charge, share)
+        limits = (float(frame.psf.profile[0]), sensor.full_well, 0.5 * frame.noise)
+        marks += electronics.crosstalk_marks(*stars, size, share, limits)
+    return marks
 
 
-def _add_transients(light: Floats, frame: _Frame, scene: Scene) -> list[dict[str, Any]]:
-    """Add supernovae and variables; returns one truth row for each that lies on the detector, also where its flux is zero."""
-    # Their truth is a flux, so they are drawn to the last per mille of their wings (noise=0), unlike the stars.
-    rows = []
-    dx, dy = frame.conditions.dither
-    size = light.shape[0]
-    for source in scene.transients:
-        x, y = source.x + dx, source.y + dy
-        magnitude = source.curve.magnitude(frame.visit.mjd, frame.wavelength)
-        flux = frame.scale * 10 ** (-0.4 * magnitude) if np.isfinite(magnitude) else 0.0
-        optics.add_points(light, frame.psf, np.array([x]), np.array([y]), np.array([flux]), noise=0.0)
-        if not (-0.5 <= x < size - 0.5 and -0.5 <= y < size - 0.5):
-            continue
-        host = (source.host_x + dx, source.host_y + dy)
-        rows.append(_row(frame, source.object_id, source.kind, source.transient_type, (x, y), flux, host))
-    return rows
-
-
-def _add_asteroids(light: Floats, frame: _Frame, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Add moving objects, new ones in every exposure, each as a short trail."""
-    rows = []
-    size, spec = light.shape[0], frame.spec
-    limit = spec.filters[frame.visit.filter].limit
-    for number in range(int(rng.poisson(spec.scene.asteroids))):
-        x, y = rng.uniform(0.02 * size, 0.98 * size, 2)
-        magnitude = limit - rng.uniform(0.0, 4.0)
-        rate = rng.uniform(0.004, 0.02)  # arcsec/s: the main belt
-        length = min(rate * frame.visit.exptime / spec.pixel_scale, 6.0)
-        turn = rng.uniform(0, 2 * np.pi)
-        steps = length * (np.arange(_ASTEROID_STEPS) / (_ASTEROID_STEPS - 1) - 0.5)
-        flux = frame.scale * 10 ** (-0.4 * magnitude)
-        parts = np.full(_ASTEROID_STEPS, flux / _ASTEROID_STEPS)
-        optics.add_points(light, frame.psf, x + steps * np.cos(turn), y + steps * np.sin(turn), parts, noise=0.0)
-        nowhere = (float("nan"), float("nan"))
-        name = f"{frame.visit.exposure_id}-ast{number:02d}"
-        rows.append(_row(frame, name, "asteroid", "asteroid", (float(x), float(y)), flux, nowhere))
-    return rows
-
-
-def _add_reflections(light: Floats, frame: _Frame, bright: list[tuple[str, float, float, float]]) -> list[Mark]:
-    """Spikes, halos and ghosts of the bright stars; returns the marks of the ghosts that show above the noise."""
-    marks = []
-    fraction = frame.spec.artifacts.ghost_fraction
-    for name, x, y, flux in bright:
-        artifacts.glare(light, frame.spec.psf, x, y, flux)
-        gx, gy, ring = artifacts.ghost(light, fraction, x, y, flux)
-        brightness = fraction * flux / (np.pi * artifacts.GHOST_RADIUS**2)
-        if brightness > 0.2 * frame.noise:
-            marks += [Mark(f"{name}-ghost", "ghost", px, py, fraction * flux) for px, py in [(gx, gy), *ring]]
-    return [mark for mark in marks if 0 <= mark.x <= light.shape[1] - 1 and 0 <= mark.y <= light.shape[0] - 1]
-
-
-def _hot_marks(sensor: Detector, visit: Visit) -> list[Mark]:
-    chosen = np.flatnonzero(sensor.unmasked)
-    return [
-        Mark(
-            f"hot{index:04d}",
-            "hot_pixel",
-            float(sensor.hot_x[index]),
-            float(sensor.hot_y[index]),
-            float(sensor.hot_rate[index] * visit.exptime),
-        )
-        for index in chosen
-    ]
-
-
-def _artifact_row(frame: _Frame, mark: Mark) -> dict[str, Any]:
-    prefix = frame.visit.exposure_id if not mark.name.startswith(frame.visit.field_id) else ""
-    name = f"{prefix}-{mark.name}".lstrip("-")
-    return _row(frame, name, mark.kind, "", (mark.x, mark.y), mark.electrons, (float("nan"), float("nan")))
-
-
-def _row(
-    frame: _Frame, name: str, kind: str, transient_type: str, place: tuple[float, float], flux: float, host: tuple[float, float]
-) -> dict[str, Any]:
-    magnitude = float(-2.5 * np.log10(flux / frame.scale)) if flux > 0 else float("nan")
-    return {
-        "object_id": name,
-        "kind": kind,
-        "transient_type": transient_type,
-        "exposure_id": frame.visit.exposure_id,
-        "x": place[0],
-        "y": place[1],
-        "flux": flux,
-        "magnitude": magnitude,
-        "host": host,
-        "simulated": True,
-    }
-
-
-def _with_sky(cfg: SimulateConfig, frame: _Frame, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _with_sky(cfg: SimulateConfig, frame: Frame, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows with true sky positions of sources and hosts."""
     if not rows:
         return rows
@@ -271,12 +221,12 @@ def write_exposure(world: World, visit: Visit, path: Path) -> dict[str, Any]:
     from astropy.io import fits
 
     rendered = render(world, visit)
-    sensor = world.detector(visit.survey, visit.detector)
+    sensor = world.sensor(visit)
     hdu = fits.PrimaryHDU(rendered.raw, header=_header(world.cfg, visit, sensor, rendered.conditions))
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         hdu.writeto(stream, checksum=False)
     exposure = {
-        **{key: value for key, value in dataclasses.asdict(visit).items() if key not in ("field",)},
+        **{key: value for key, value in dataclasses.asdict(visit).items() if key not in ("field", "frames")},
         "path": exposure_path(visit),
         "hdu": "",
         "instrument": world.cfg.surveys[visit.survey].instrument,

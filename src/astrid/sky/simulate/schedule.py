@@ -8,6 +8,7 @@ import numpy as np
 
 from astrid.config.schema.simulate import SimulateConfig, SurveySpec
 from astrid.core.runtime import rng_for
+from astrid.sky.simulate.randomise import expand
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,8 @@ class Visit:
     filter: str
     role: str  # science or reference
     mjd: float  # d, middle of the exposure
-    exptime: float  # s
+    exptime: float  # s, of all its frames
+    frames: int  # exposures averaged in it
     s_ra: float  # deg, nominal centre
     s_dec: float  # deg
 
@@ -30,6 +32,7 @@ class Visit:
 def plan(cfg: SimulateConfig) -> list[Visit]:
     """Every visit, ordered by survey, detector, field and filter, the reference before its science exposures."""
     visits: list[Visit] = []
+    cfg = expand(cfg)
     for survey, spec in cfg.surveys.items():
         for detector in spec.detectors:
             for field in range(cfg.schedule.fields):
@@ -64,22 +67,36 @@ def field_centre(cfg: SimulateConfig, spec: SurveySpec, detector: str, field: in
     return float(ra % 360.0), float(dec)
 
 
+def reference_date(cfg: SimulateConfig, spec: SurveySpec, field: int) -> float:
+    """MJD of the night in which a field's references are taken."""
+    return cfg.schedule.season_starts[field_seasons(cfg, field)[0]] - spec.reference_lead
+
+
 def _field_visits(cfg: SimulateConfig, survey: str, spec: SurveySpec, detector: str, field: int) -> list[Visit]:
     ra, dec = field_centre(cfg, spec, detector, field)
     name = field_id(survey, detector, field)
-    seasons = field_seasons(cfg, field)
     visits = []
     for band in field_filters(cfg, spec, field):
-        rng = rng_for(cfg.seed, name, band, "schedule")
-        dates = _epochs(cfg, seasons, rng)
-        first = cfg.schedule.season_starts[seasons[0]] - cfg.schedule.reference_lead
-        rows = [("ref", "reference", first + rng.uniform(0.0, 1.0), spec.reference_exptime)]
-        rows += [(f"e{number:02d}", "science", date, spec.exptime) for number, date in enumerate(dates, start=1)]
-        for suffix, role, mjd, exptime in rows:
+        for suffix, role, mjd, exptime in _dates(cfg, spec, name, field, band):
+            frames = spec.reference_frames if role == "reference" else 1
             visits.append(
-                Visit(f"{name}-{band}-{suffix}", survey, detector, field, name, band, role, round(float(mjd), 6), exptime, ra, dec)
+                Visit(f"{name}-{band}-{suffix}", survey, detector, field, name, band, role, mjd, exptime * frames, frames, ra, dec)
             )
     return visits
+
+
+def field_dates(cfg: SimulateConfig, spec: SurveySpec, name: str, field: int) -> list[tuple[str, float]]:
+    """Filter and MJD of every exposure of a field of this name, the references included."""
+    return [(band, mjd) for band in field_filters(cfg, spec, field) for _, _, mjd, _ in _dates(cfg, spec, name, field, band)]
+
+
+def _dates(cfg: SimulateConfig, spec: SurveySpec, name: str, field: int, band: str) -> list[tuple[str, str, float, float]]:
+    """Suffix, role, MJD and exposure time of the exposures of a field in one filter."""
+    rng = rng_for(cfg.seed, name, band, "schedule")
+    dates = _epochs(cfg, field_seasons(cfg, field), rng)
+    rows = [("ref", "reference", reference_date(cfg, spec, field) + rng.uniform(0.0, 1.0), spec.reference_exptime)]
+    rows += [(f"e{number:02d}", "science", date, spec.exptime) for number, date in enumerate(dates, start=1)]
+    return [(suffix, role, round(float(mjd), 6), exptime) for suffix, role, mjd, exptime in rows]
 
 
 def _epochs(cfg: SimulateConfig, seasons: tuple[int, ...], rng: np.random.Generator) -> list[float]:
