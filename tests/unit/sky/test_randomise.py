@@ -127,6 +127,16 @@ def test_a_survey_does_not_depend_on_how_many_there_are(wide_values: Callable[..
     assert few == {name: drawn[name] for name in few}
 
 
+def test_the_order_in_which_keys_are_named_moves_no_draw(wide_values: Callable[..., dict[str, Any]], drawn: dict[str, SurveySpec]) -> None:
+    """A stage has them in the file's order, its workers in that of the alphabet."""
+    values = wide_values()
+    for mapping in (values, values["random"], values["random"]["uniform"]["psf"]):
+        for name in ("surveys", "bands", "uniform"):
+            if isinstance(mapping.get(name), dict):
+                mapping[name] = dict(reversed(mapping[name].items()))
+    assert expand(_config(values)).surveys == drawn
+
+
 def test_a_new_key_moves_no_other_draw(wide_values: Callable[..., dict[str, Any]], drawn: dict[str, SurveySpec]) -> None:
     values = wide_values(surveys=3)
     values["random"]["uniform"]["detector"]["flat_scatter"] = [0.001, 0.002]

@@ -34,7 +34,7 @@ _PARTS = ("psf", "detector", "weather", "scene", "artifacts")
 def expand(cfg: SimulateConfig) -> SimulateConfig:
     """The settings with the random surveys in place of `surveys`; unchanged where `random` is null.
 
-    Survey number i starts from survey i modulo their number of `cfg.surveys` and replaces what `cfg.random` names.
+    Survey number i starts from survey i modulo their number, by name, of `cfg.surveys` and replaces what `cfg.random` names.
 
     Raises
     ------
@@ -99,9 +99,9 @@ def draw_survey(cfg: SimulateConfig, random: RandomSpec, index: int) -> SurveySp
     def between(name: str, law: Callable[[tuple[float, float], np.random.Generator], float]) -> float:
         return law(getattr(random, name), rng(name))
 
-    base = dataclasses.asdict(list(cfg.surveys.values())[index % len(cfg.surveys)])
+    base = dataclasses.asdict(cfg.surveys[sorted(cfg.surveys)[index % len(cfg.surveys)]])  # not in the order of a mapping
     values: dict[str, Any] = {**base, **_drawn(base, random, rng)}
-    names = list(random.bands)
+    names = sorted(random.bands)
     name = names[int(rng("band").integers(len(names)))]
     aperture, fwhm = between("aperture", _log), between("fwhm", _log)
     values["pixel_scale"] = fwhm / between("fwhm_pixels", _log)
