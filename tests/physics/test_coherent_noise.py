@@ -176,3 +176,17 @@ def test_it_joins_on_to_the_plain_score(skies, optics):
     assert changed.mean() < 0.3
     assert rim.sum() > 500
     assert np.std((after.score - before.score)[rim]) < 0.35
+
+
+@pytest.mark.parametrize("snr", [20.0, 60.0])
+def test_what_has_faded_is_no_misfit_of_the_psf(skies, optics, snr):
+    """Bright sources that the reference has alone keep their score, as those that the science image has alone."""
+    unmoved = np.zeros((1, 2))
+    transients, _ = _grid(50.0, 1.0, np.random.default_rng(2))
+    star = np.array([[4.0, 4.0, 1.0]])
+    transients[:, 2] = snr * subtract(*_field(skies, optics, star, unmoved)).blank_error
+    sides = _field(skies, optics, star, unmoved, transients)
+    x, y = np.rint(transients[:, :2]).astype(int).T
+    appeared = coherent_score(*sides, subtract(*sides)).score[y, x]
+    faded = coherent_score(*sides[::-1], subtract(*sides[::-1])).score[y, x]
+    np.testing.assert_allclose(-faded, appeared, rtol=0.1)

@@ -46,7 +46,7 @@ _CLAIM_SNR = 2.0  # S/N of its light at the nearest pixel of a window, for a sou
 _COLUMN_FWHMS = 2.5  # FWHM around a window's source, within which another's shift must matter for a column of its own
 _TAPER_SNR = 1.5  # S/N of the light at which a pixel counts half in the fit of the shifts: below, it is noise that is shifted
 _BROADER = 0.7  # of a distance: a star is that much broader in the score than in D
-_MISFIT_SNR = 30.0  # of a source whose residual is looked at for what the shifts leave
+_MISFIT_SNR = 30.0  # of the light in both images, of a source whose residual is looked at for what the shifts leave
 _UNEXPLAINED = 0.01  # of V_ast + V_phot, that stays in the error: what PSFs that are not quite right leave beside shifted sources
 _MISFIT_SOURCES = 8  # of them, at least
 _MISFIT_SIGMAS = 2.5  # above its own error, that the median residual counts
@@ -108,7 +108,7 @@ def coherent_score(new: Side, ref: Side, result: Subtraction, inner: Window | No
             break
         chosen = np.sort(np.concatenate([left, np.flatnonzero(first == size)]))
         left = _work_through(scene, peaks, chosen, filters_for(optics, side), reach, last=factor == _SIDES_FWHMS[-1], found=found)
-    misfit = _misfit(found, peaks)
+    misfit = _misfit(found, result.blank_error)
     for part in found:  # not before: windows overlap
         error = np.sqrt(np.square(part.error) + np.float32(misfit) * np.square(part.light) + np.float32(_UNEXPLAINED) * part.scatter)
         result.score[part.place], result.flux[part.place], result.flux_error[part.place] = part.flux / error, part.flux, error
@@ -244,7 +244,7 @@ class _Found:
     place: tuple[NDArray[np.intp], NDArray[np.intp]]  # y, x
     flux: FloatImage
     error: FloatImage
-    light: FloatImage  # of the reference, the most within a pixel
+    light: FloatImage  # that both images have, the most within a pixel
     scatter: FloatImage  # V_ast + V_phot, that the plain filter has there
     source: NDArray[np.intp]  # whose pixel it is
 
@@ -351,24 +351,26 @@ def _filtered(scene: _Scene, group: _Group, members: NDArray[np.intp], count: in
     window, row, column = np.nonzero(values.counts[:, inside, inside] & group.wanted[members, inside, inside])
     row, column = row + reach, column + reach
     place = (row + corner[window, 0], column + corner[window, 1])
-    most = ndimage.maximum_filter(light, size=(1, 3, 3))[window, row, column]
+    common = np.minimum(light, _cut(scene.result.scene, corner, group.side))
+    most = ndimage.maximum_filter(common, size=(1, 3, 3))[window, row, column]
     scatter = group.scatter[members[window], row, column]
     own = group.claims.source[members[window], 0]
     return _Found(place, values.flux[window, row, column], values.error[window, row, column], most, scatter, own)
 
 
-def _misfit(found: list[_Found], peaks: _Peaks) -> float:
+def _misfit(found: list[_Found], blank_error: float) -> float:
     """Square of the relative misfit that the shifts leave in the cores of bright sources, as the median of them has it; 0 if it is noise.
 
-    PSFs that are not quite right leave residuals in proportion to the light, which no shift explains.
+    PSFs that are not quite right leave residuals in proportion to the light, which no shift explains. It is the light that both images
+    have: what one of them lacks is a transient, and its light no measure of how well the other's fits.
     """
-    if not found:
+    if not any(len(part.source) for part in found):
         return 0.0
     source = np.concatenate([part.source for part in found])
     flux, error, light = (np.concatenate([getattr(part, name) for part in found]) for name in ("flux", "error", "light"))
-    height = np.zeros(len(peaks.snr), np.float32)
+    height = np.zeros(source.max() + 1, np.float32)
     np.maximum.at(height, source, light)
-    core = (light > np.float32(_CORE) * height[source]) & (peaks.snr[source] > _MISFIT_SNR)
+    core = (light > np.float32(_CORE) * height[source]) & (height[source] > np.float32(_MISFIT_SNR * blank_error))
     excess, weight = (
         np.bincount(source[core], values, minlength=len(height))
         for values in (np.square(flux[core] / error[core]) - 1.0, np.square(light[core] / error[core]))
