@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,11 +14,37 @@ from astrid import __version__
 from astrid.core.runtime import configure_logging, exit_codes
 from astrid.core.threads import hold_to_one_thread
 
+if TYPE_CHECKING:
+    from astrid.commands.exposure import PairCompanions
+
 CONF = Path("conf")
 PARAMS = Path("params.yaml")
 
 existing = click.Path(path_type=Path)  # existence is checked where the file is read, with a sentence of our own
 target = click.Path(path_type=Path, dir_okay=False)
+
+_COMPANIONS = {  # fields of commands.exposure.PairCompanions
+    "science_psf": "PSF stamp of the science image; estimated when absent.",
+    "reference_psf": "PSF stamp of the reference; estimated when absent.",
+    "science_noise": "1-sigma noise image of the science image.",
+    "reference_noise": "1-sigma noise image of the reference.",
+    "science_mask": "Mask of the science image, non-zero = bad.",
+    "reference_mask": "Mask of the reference, non-zero = bad.",
+}
+
+
+def with_companions(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb the options for what stands beside the images of a pair; it gets them as one argument, `companions`."""
+
+    @wraps(verb)
+    def gathered(**given: Any) -> None:
+        from astrid.commands.exposure import PairCompanions
+
+        verb(companions=PairCompanions(**{name: given.pop(name) for name in _COMPANIONS}), **given)
+
+    for name, text in reversed(_COMPANIONS.items()):
+        gathered = click.option(f"--{name.replace('_', '-')}", type=existing, help=text)(gathered)
+    return gathered
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -57,15 +85,12 @@ def params(check: bool, conf: Path, overrides: tuple[str, ...]) -> None:
 @click.argument("science", type=existing)
 @click.argument("reference", type=existing)
 @click.option("-o", "--output", type=target, required=True, help="Difference product to write (FITS).")
-@click.option("--science-psf", type=existing, help="PSF stamp of the science image; estimated when absent.")
-@click.option("--reference-psf", type=existing, help="PSF stamp of the reference; estimated when absent.")
-@click.option("--science-noise", type=existing, help="1-sigma noise image of the science image.")
-@click.option("--reference-noise", type=existing, help="1-sigma noise image of the reference.")
-@click.option("--science-mask", type=existing, help="Mask of the science image, non-zero = bad.")
-@click.option("--reference-mask", type=existing, help="Mask of the reference, non-zero = bad.")
+@with_companions
 @click.option("--picture", type=target, help="Also write a PNG of science, reference, difference and score.")
 @click.option("-S", "--set", "overrides", multiple=True, help="Change a setting, e.g. imaging.difference.allow_cross_mission=true.")
-def subtract(science: Path, reference: Path, output: Path, overrides: tuple[str, ...], **companions: Path | None) -> None:
+def subtract(
+    science: Path, reference: Path, output: Path, companions: PairCompanions, picture: Path | None, overrides: tuple[str, ...]
+) -> None:
     """Calibrate, align and properly subtract one pair of FITS images.
 
     Either image is a raw frame (with an overscan section), an image that its archive has calibrated, or a calibrated product of
@@ -76,7 +101,7 @@ def subtract(science: Path, reference: Path, output: Path, overrides: tuple[str,
     from astrid.config.schema import ImagingConfig
 
     imaging = section(ImagingConfig, "imaging", overrides)
-    run(science, reference, output, calibrate=imaging.calibrate, difference=imaging.difference, **companions)
+    run(science, reference, output, calibrate=imaging.calibrate, difference=imaging.difference, companions=companions, picture=picture)
 
 
 @cli.command()
@@ -161,15 +186,10 @@ def inject(image: Path, output: Path, truth: Path, psf: Path | None, noise: Path
 @click.argument("reference", type=existing)
 @click.option("-o", "--output", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="New folder to write.")
 @click.option("--bogus", type=click.FloatRange(0, 1), help="Nothing has changed in this pair: its own detections are bogus, this surely.")
-@click.option("--science-psf", type=existing, help="PSF stamp of the science image; estimated when absent.")
-@click.option("--reference-psf", type=existing, help="PSF stamp of the reference; estimated when absent.")
-@click.option("--science-noise", type=existing, help="1-sigma noise image of the science image.")
-@click.option("--reference-noise", type=existing, help="1-sigma noise image of the reference.")
-@click.option("--science-mask", type=existing, help="Mask of the science image, non-zero = bad.")
-@click.option("--reference-mask", type=existing, help="Mask of the reference, non-zero = bad.")
+@with_companions
 @click.option("-S", "--set", "overrides", multiple=True, help="Change a setting, e.g. injection.copies=4.")
 def inject_pair(
-    science: Path, reference: Path, folder: Path, bogus: float | None, overrides: tuple[str, ...], **companions: Path | None
+    science: Path, reference: Path, folder: Path, companions: PairCompanions, bogus: float | None, overrides: tuple[str, ...]
 ) -> None:
     """Make labelled triplets of a pair: point sources of known flux in copies of it, and its own detections.
 
@@ -187,7 +207,7 @@ def inject_pair(
         section(CandidatesConfig, "candidates", overrides),
         section(DatasetConfig, "dataset", overrides),
     )
-    run(science, reference, folder, rooms=rooms, bogus_confidence=bogus, **companions)
+    run(science, reference, folder, rooms=rooms, companions=companions, bogus_confidence=bogus)
 
 
 @cli.command()
@@ -214,7 +234,13 @@ def score(inputs: tuple[Path, ...], output: Path, model: str, batch: int, eviden
 @click.option("--evidence", type=existing, required=True, help="Table of independent evidence, an alert a row.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Trainings of each set.")
 @click.option("--report", type=target, default="reports/transfer.json", show_default=True, help="Where the comparison is written.")
-def transfer(trainings: tuple[str, ...], alerts: tuple[Path, ...], evidence: Path, seeds: int, report: Path) -> None:
+@click.option(
+    "--with-test-parts",
+    is_flag=True,
+    help="Train on the test parts of the sets too: the alerts are the test, so that nothing here looks at those rows otherwise. "
+    "Without it a set trains as its split says, and what that holds out stays held out.",
+)
+def transfer(trainings: tuple[str, ...], alerts: tuple[Path, ...], evidence: Path, seeds: int, report: Path, with_test_parts: bool) -> None:
     """Train on one set of triplets or another and rank real alerts with each.
 
     A FOLDER is a project in which the stages up to `split` have run (data/triplets and data/splits); FOLDER+FOLDER trains on both.
@@ -223,7 +249,14 @@ def transfer(trainings: tuple[str, ...], alerts: tuple[Path, ...], evidence: Pat
     from astrid.commands.transfer import parse
     from astrid.commands.transfer import transfer as run
 
-    run([parse(one) for one in trainings], list(alerts), evidence, report, seeds=seeds)
+    run(
+        [parse(one) for one in trainings],
+        list(alerts),
+        evidence,
+        report,
+        seeds=seeds,
+        parts=("train", "test") if with_test_parts else ("train",),
+    )
 
 
 _CANDIDATES = click.option(

@@ -26,6 +26,7 @@ EFFECTS: dict[str, dict[str, Any]] = {
     "detector": {
         "hot_columns": 3.0, "column_charge": 300.0, "brighter_fatter": 0.02, "fringing": 0.05, "amplifiers": 2, "amplifier_gain": 0.05,
         "amplifier_offset": 20.0, "crosstalk": 0.002, "persistence": 0.01, "dead_border": 12.0, "border_rolloff": 3.0,
+        "flat_error": 0.01,
     },
     "weather": {"cloud_patches": 0.4, "extinction": 0.5, "moon_glow": 0.2, "stray_light": 3.0, "stray_level": 0.1},
     "artifacts": {"glints": 3.0, "off_chip": 4.0},
@@ -148,6 +149,44 @@ def test_clouds_keep_the_mean_extinction_and_their_relative_scatter(cfg: Simulat
     assert np.abs(np.diff(extinction, axis=1)).max() < 0.02  # smooth: no step between pixels
     clear = dataclasses.replace(cloudy, transparency=1.0)
     assert weather.cloud_map(spec, SIZE, clear, np.random.default_rng(1)) is None
+
+
+def test_image_motion_is_that_of_turbulence(cfg: SimulateConfig) -> None:
+    """Its RMS falls with the root of the frames, and its structure function rises with the 2/3 power of the distance."""
+    spec = dataclasses.replace(cfg.surveys["simwide"].weather, image_motion=0.06)
+    maps = [weather.image_motion(spec, 512, 0.5, 4, np.random.default_rng(seed)) for seed in range(30)]
+    moved = np.stack([one for one in maps if one is not None])
+    assert moved.shape == (30, 2, 512, 512)
+    assert np.sqrt((moved**2).mean(axis=(0, 2, 3))) == pytest.approx([0.06, 0.06], rel=1e-6)
+    near, far = (float(np.mean((moved[..., step:] - moved[..., :-step]) ** 2)) for step in (30, 120))
+    assert np.log2(far / near) / 2 == pytest.approx(2 / 3, abs=0.15)
+    assert weather.image_motion(cfg.surveys["simwide"].weather, 64, 0.5, 1, np.random.default_rng(0)) is None
+
+
+def test_image_motion_moves_what_stands_together_together(frame_of: Callable[..., sources.Frame], cfg: SimulateConfig) -> None:
+    frame = dataclasses.replace(frame_of(), motion=np.stack([np.full((SIZE, SIZE), 0.3), np.full((SIZE, SIZE), -0.2)]))
+    stars = np.zeros(1, STAR)
+    stars["x"], stars["y"], stars["mag"] = 60.0, 70.0, 14.0
+    source = next(one for one in World(cfg).sky(frame.visit)[0].transients if one.curve.magnitude(frame.visit.mjd, 640.0) < 30)
+    source = dataclasses.replace(source, x=120.0, y=110.0)
+    light = np.zeros((SIZE, SIZE))
+    sensor = World(cfg).detector("simwide", frame.visit.detector)
+    _, marks = sources.add_stars(light, frame, Scene(stars, np.zeros(0, GALAXY), ()), sensor, None)
+    (row,) = sources.add_transients(light, frame, Scene(stars[:0], np.zeros(0, GALAXY), (source,)))
+    assert [(mark.kind, mark.x, mark.y) for mark in marks] == [("dipole", 60.3, 69.8)]
+    assert (row["x"], row["y"]) == pytest.approx((120.3, 109.8))
+
+
+def test_flat_does_not_know_its_error(cfg: SimulateConfig, spoiled: SimulateConfig) -> None:
+    plain = detector.make_detector(cfg, "simwide", "w1")
+    wrong = dataclasses.replace(plain, unflat=detector.make_detector(spoiled, "simwide", "w1").unflat)
+    light = np.full((SIZE, SIZE), 1e8)
+    left, right = (detector.expose(one, light, 0.0, np.random.default_rng(1)) for one in (plain, wrong))
+    ratio = right / left
+    assert np.std(ratio) == pytest.approx(0.01, rel=0.05)
+    flats = [detector.master_flat(one, 4, np.random.default_rng(2)) for one in (plain, wrong)]
+    np.testing.assert_array_equal(*flats)
+    assert plain.unflat is None
 
 
 def test_moonlight_brightens_one_corner_and_follows_the_moon(cfg: SimulateConfig, frame_of: Callable[..., sources.Frame]) -> None:
@@ -295,6 +334,49 @@ def test_spikes_and_halo_hold_their_share_of_the_flux(cfg: SimulateConfig, lines
     assert artifacts.glare(image, halo, (200.0, 200.0, 1e6), 1.0, np.random.default_rng(1)) == []
     assert image.sum() == pytest.approx(2e4, rel=0.02)
     assert image[200, 200 + 61] == 0.0
+
+
+def test_charge_of_a_particle_spreads_by_its_diffusion_and_is_kept() -> None:
+    spread = {}
+    for sigma in (0.3, 0.8):
+        image = np.zeros((41, 41))
+        artifacts._add_diffused(image, np.array([20.0, 20.0]), np.array([20.5, 20.5]), np.array([300.0, 700.0]), sigma)
+        grid = np.arange(41.0)
+        assert image.sum() == pytest.approx(1000.0, rel=1e-4)
+        assert (image.sum(axis=0) @ grid / image.sum(), image.sum(axis=1) @ grid / image.sum()) == pytest.approx((20.0, 20.5), abs=1e-3)
+        spread[sigma] = np.sqrt(image.sum(axis=1) @ (grid - 20.5) ** 2 / image.sum())
+        np.testing.assert_allclose(image[20], image[21])  # a hit between two rows fills both
+    assert spread[0.8] == pytest.approx(np.hypot(0.8, np.sqrt(1 / 12)), rel=0.01)
+    assert spread[0.3] < spread[0.8]
+    edge = np.zeros((5, 5))
+    artifacts._add_diffused(edge, np.array([-0.5]), np.array([2.0]), np.array([1.0]), 0.3)
+    assert edge.sum() == pytest.approx(0.5, abs=1e-3)
+
+
+def test_diffusion_moves_no_hit_and_fills_more_pixels(cfg: SimulateConfig) -> None:
+    spec = dataclasses.replace(cfg.surveys["simwide"].artifacts, cosmic_rays=400.0)
+    sharp, marks = artifacts.cosmic_rays(spec, SIZE, np.random.default_rng(4))
+    soft, same = artifacts.cosmic_rays(dataclasses.replace(spec, diffusion=0.5), SIZE, np.random.default_rng(4))
+    assert marks == same
+    assert soft.sum() == pytest.approx(sharp.sum(), rel=0.02)
+    assert (soft > 0.05 * soft.max()).sum() > 1.2 * (sharp > 0.05 * sharp.max()).sum()
+
+
+def test_fainter_stars_show_their_glare_where_asked_to(cfg: SimulateConfig, frame_of: Callable[..., sources.Frame]) -> None:
+    """A deep reference shows the spikes of stars far from saturation."""
+    frame, sensor = frame_of(), World(cfg).detector("simwide", "w1")
+    stars = np.zeros(2, STAR)
+    stars["x"], stars["y"] = [50.0, 130.0], [60.0, 140.0]
+    peaks = np.array([0.5, 0.05]) * sensor.full_well
+    stars["mag"] = -2.5 * np.log10(peaks / frame.psf.profile[0] / frame.scale)
+    scene = Scene(stars, np.zeros(0, GALAXY), ())
+    found = []
+    for share in (0.25, 0.02):
+        psf = dataclasses.replace(frame.spec.psf, glare_from=share)
+        asked = dataclasses.replace(frame, spec=dataclasses.replace(frame.spec, psf=psf))
+        bright, _ = sources.add_stars(np.zeros((SIZE, SIZE)), asked, scene, sensor, None)
+        found.append([star[0][-8:] for star in bright])
+    assert found == [["star0000"], ["star0000", "star0001"]]
 
 
 def test_stars_beside_the_chip_stay_there_and_send_their_light_in(frame_of: Callable[..., sources.Frame]) -> None:

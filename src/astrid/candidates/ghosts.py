@@ -13,18 +13,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, binary_fill_holes, find_objects, label, uniform_filter
+from scipy.ndimage import binary_dilation, binary_fill_holes, find_objects, label
 
 from astrid.candidates.host import Sources, saturated
+from astrid.candidates.light import CLIP as _CLIP
+from astrid.candidates.light import Light
 from astrid.candidates.peaks import Peaks, psf_fwhm
-from astrid.candidates.planes import bands, sample, window
 from astrid.candidates.runs import regions
 from astrid.config.schema.candidates import TagsConfig
-from astrid.core.dq import unusable
-from astrid.core.records import Difference, FloatImage
+from astrid.core.records import Difference
 
-_MAD_TO_SIGMA = 1.4826
-_CLIP = 12.0  # sigma of a pixel of D, so that a point source is no large region
 _CLIPPED = 0.2  # of a region's blocks that may reach it: beyond, it is no low surface brightness and its shape is not known
 _CONNECTED = np.ones((3, 3), dtype=int)
 
@@ -56,7 +54,9 @@ class Ghost:
         return np.asarray(inside & self.mask[row.clip(0, self.mask.shape[0] - 1), column.clip(0, self.mask.shape[1] - 1)])
 
 
-def on_ghost(difference: Difference, peaks: Peaks, wide: NDArray[np.bool_], sources: Sources, cfg: TagsConfig) -> NDArray[np.bool_]:
+def on_ghost(
+    difference: Difference, light: Light, peaks: Peaks, wide: NDArray[np.bool_], sources: Sources, cfg: TagsConfig
+) -> NDArray[np.bool_]:
     """True for peaks of a ghost's sign that its light explains, bool (n,).
 
     A flat brightness of b sigma a pixel gives T = b / sqrt(sum(P^2)) everywhere; a peak that stands `ghost_sigma` above that and is no
@@ -64,20 +64,19 @@ def on_ghost(difference: Difference, peaks: Peaks, wide: NDArray[np.bool_], sour
     """
     on = np.zeros(len(peaks), dtype=bool)
     root = float(np.sqrt(np.sum(np.square(difference.psf_difference.stamp, dtype=np.float64))))
-    for ghost in find_ghosts(difference, sources, cfg):
+    for ghost in find_ghosts(difference, light, sources, cfg):
         own = ~wide & (peaks.strength > abs(ghost.brightness) / root + cfg.ghost_sigma)
         on |= (peaks.sign == ghost.sign) & ghost.holds(peaks.x, peaks.y) & ~own
     return on
 
 
-def find_ghosts(difference: Difference, sources: Sources, cfg: TagsConfig) -> list[Ghost]:
+def find_ghosts(difference: Difference, light: Light, sources: Sources, cfg: TagsConfig) -> list[Ghost]:
     """The reflections in D that a bright star of the image explains; none where there is no bright star."""
     star_x, star_y = _bright_stars(difference, sources)
     if not len(star_x):
         return []
     fwhm = psf_fwhm(difference.psf_science)
-    block = max(2, round(fwhm))
-    mean, significance = _blocks(difference, block)
+    block, mean, significance = light.block, light.mean, light.significance
     found = []
     for sign in (1, -1):
         number, _ = label(significance * sign > cfg.ghost_sigma, structure=_CONNECTED)
@@ -97,38 +96,6 @@ def _bright_stars(difference: Difference, sources: Sources) -> tuple[NDArray[np.
     count = np.bincount(number[run]) if len(run) else np.zeros(0)
     centres = [np.bincount(number[run], weights=value) / count if len(run) else np.zeros(0) for value in (x, y)]
     return np.concatenate([sources.x[sources.star], centres[0]]), np.concatenate([sources.y[sources.star], centres[1]])
-
-
-def _blocks(difference: Difference, block: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean of D over blocks in its sigma, and the significance over 3 x 3 of them; 0 where less than half of a block is usable."""
-    values = sample(difference.difference)
-    level = float(np.median(values)) if values.size else 0.0
-    sigma = _MAD_TO_SIGMA * float(np.median(np.abs(values - level))) if values.size else 0.0
-    ny, nx = (length // block for length in difference.difference.shape)
-    total, count = np.zeros((ny, nx)), np.zeros((ny, nx))
-    if not sigma > 0:
-        return total, total
-    for rows in bands((ny, nx * block * block)):
-        pixels = slice(rows.start * block, rows.stop * block)
-        data = window(difference.difference, pixels, slice(0, nx * block)) - np.float32(level)
-        bad = unusable(window(difference.dq, pixels, slice(0, nx * block))) | ~np.isfinite(data)
-        np.clip(data, -_CLIP * sigma, _CLIP * sigma, out=data)
-        count[rows] = block * block
-        if bad.any():
-            data[bad] = 0
-            count[rows] -= _block_sums(bad.astype(np.float32), block)
-        total[rows] = _block_sums(data, block)
-    known = count >= 0.5 * block * block
-    total, count = np.where(known, total, 0.0), np.where(known, count, 0.0)
-    spread = sigma * np.sqrt(9.0 * np.maximum(uniform_filter(count, 3, mode="constant"), 1.0 / 9.0))
-    significance = 9.0 * uniform_filter(total, 3, mode="constant") / spread
-    return total / (sigma * np.maximum(count, 1.0)), np.where(known, significance, 0.0)
-
-
-def _block_sums(band: FloatImage, block: int) -> FloatImage:
-    height, width = band.shape
-    lines = band.reshape(height // block, block, width).sum(axis=1)
-    return np.asarray(lines.reshape(height // block, width // block, block).sum(axis=2))
 
 
 def _judged(

@@ -9,16 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrid.candidates.ghosts import on_ghost
+from astrid.candidates.glints import on_glint
 from astrid.candidates.host import Sources
+from astrid.candidates.light import diffuse_share, light_of
 from astrid.candidates.measure import Features
 from astrid.candidates.peaks import Peaks, psf_fwhm
 from astrid.candidates.planes import pick
+from astrid.candidates.readout import on_column, on_crosstalk, on_step
+from astrid.candidates.rings import on_disc
+from astrid.candidates.ripples import on_fringe
 from astrid.candidates.runs import Runs, regions, runs_of
 from astrid.config.schema.candidates import TagsConfig
 from astrid.core.dq import DQ, unusable
 from astrid.core.records import Difference
 
 _ANGLES = np.deg2rad(np.arange(0.0, 180.0, 1.0))  # of a line's normal in the Hough transform
+_CORE_FWHM = 1.25  # radius of the disc that stands for the core in which chi-squared was taken
 _CHANCE_SIGMA = 5.0  # Poisson sigma by which a bin of the Hough transform exceeds chance alignment in a crowded image
 
 
@@ -32,7 +38,11 @@ def tag(
 ) -> list[list[str]]:
     """The tags of each peak, in alphabetical order. `star`: distance and flux of the nearest bright star (host.star_distance).
 
-    cosmic_ray  sharper than the PSF, by a factor and beyond the sharpness's own error
+    column      charge along its column, see `readout`
+    cosmic_ray  sharper than the PSF, by a factor and beyond the sharpness's own error; or faint, alone and in no respect like the PSF; or
+                with a flagged pixel in a core that the PSF does not fit
+    crosstalk   at the mirror image of saturated pixels that show there, see `readout`
+    diffuse     even light about it makes it, see `light`
     hot_pixel   one pixel alone: no neighbour holds what the PSF demands; or a hot pixel in the core
     dipole      opposite-sign flux beside it
     residual    small change close to a bright or saturated star
@@ -40,7 +50,10 @@ def tag(
     trail       on a long thin connected region of the score, or on a filled line of candidates
     edge        close to the edge of the footprint, or in the detector's margin
     extended    wider than the PSF
-    ghost       on the reflection of a bright star, see `ghosts`
+    fringe      on a crest of coherent ripples, see `ripples`
+    ghost       on the reflection of a bright star, see `ghosts`; or on a round region of light without a known star, see `rings`
+    glint       a dash, or one of several flashes of equal spacing, in one epoch alone, see `glints`
+    step        beside a border across the image at which the level jumps, see `readout`
     """
     columns, bits = features.columns, features.core_bits
     fwhm = psf_fwhm(difference.psf_science)
@@ -50,18 +63,47 @@ def tag(
     near_star = (distance < cfg.residual_fwhm * fwhm) & (np.abs(columns["flux"]) < cfg.residual_fraction * star_flux)
     limit = cfg.extended_ratio * (1.0 + cfg.extended_noise / np.maximum(peaks.strength, 1.0))
     wide = columns["fwhm"] > limit * features.psf_moment_fwhm
+    light = light_of(difference)
+    share = diffuse_share(light, peaks)
+    dots = (
+        sharp | _faint_hit(peaks, features, fwhm, cfg) | (_has(bits, DQ.COSMIC_RAY) & (_misfit(peaks, columns, fwhm) > cfg.cosmic_misfit))
+    )
     marks = {
-        "cosmic_ray": sharp | _has(bits, DQ.COSMIC_RAY),
+        "column": on_column(difference, light, peaks, cfg),
+        "cosmic_ray": dots,
+        "crosstalk": on_crosstalk(difference, light, peaks, sources, cfg),
+        "diffuse": share > cfg.diffuse_share,
         "dipole": columns["symmetry"] > cfg.dipole_symmetry,
         "edge": (columns["edge_distance"] < cfg.edge_distance) | _has(bits, DQ.EDGE),
         "extended": wide,
-        "ghost": on_ghost(difference, peaks, wide, sources, cfg),
+        "fringe": on_fringe(light, peaks, cfg),
+        "ghost": on_ghost(difference, light, peaks, wide, sources, cfg) | on_disc(light, peaks, share, wide, sources, cfg),
+        "glint": on_glint(peaks, columns, fwhm, features.psf_moment_fwhm, cfg),
         "hot_pixel": (sharp & (features.neighbour_ratio < cfg.hot_neighbour)) | _has(bits, DQ.HOT),
         "residual": near_star,
         "saturated": _has(bits, DQ.SATURATED | DQ.BLEED),
+        "step": on_step(difference, light, peaks, share, wide, cfg),
         "trail": on_long_region(difference, peaks, cfg) | on_line(difference, peaks, cfg),
     }
     return [[name for name, mark in marks.items() if mark[row]] for row in range(len(peaks))]
+
+
+def _faint_hit(peaks: Peaks, features: Features, fwhm: float, cfg: TagsConfig) -> NDArray[np.bool_]:
+    """True for faint peaks whose pixels are those of a particle rather than of the PSF, with nothing there in the other epoch.
+
+    Near the threshold the sharpness of an undersampled source has an error of a quarter, so that several signs must agree.
+    """
+    columns = features.columns
+    other = np.where(peaks.sign > 0, columns["reference_snr"], columns["science_snr"])
+    shape = (columns["elongation"] > cfg.faint_elongation) | (columns["fwhm"] < cfg.faint_narrow * fwhm)
+    own = (peaks.snr < cfg.faint_snr) & (columns["sharpness"] > cfg.faint_sharpness) & (columns["chi2"] > cfg.faint_chi2)
+    return np.asarray(own & shape & (np.abs(other) < cfg.faint_empty) & (columns["symmetry"] < cfg.dipole_symmetry))
+
+
+def _misfit(peaks: Peaks, columns: dict[str, NDArray[np.float64]], fwhm: float) -> NDArray[np.float64]:
+    """Root of the chi-squared beyond its expectation over the strength: 0 for a source that the PSF fits."""
+    pixels = max(np.pi * (_CORE_FWHM * fwhm) ** 2 - 3.0, 3.0)
+    return np.asarray(np.sqrt((columns["chi2"] - 1.0).clip(min=0.0) * pixels) / np.maximum(peaks.strength, 1.0))
 
 
 def _has(bits: NDArray[np.uint32], wanted: DQ) -> NDArray[np.bool_]:

@@ -1,15 +1,15 @@
-"""One exposure of a user, whatever it is: an AstrID product, a raw frame or an archive's image -> calibrated."""
+"""A user's exposures, whatever they are: AstrID products, raw frames or an archive's images -> calibrated, alone or as a pair."""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from astrid.config.schema.calibrate import CalibrateConfig
-from astrid.core.errors import AstridError
+from astrid.core.errors import AstridError, InputError
 from astrid.core.records import Calibrated, ExposureInfo
 
 if TYPE_CHECKING:
@@ -31,6 +31,26 @@ _MIDDLE = ("MJD-AVG", "MJD-MID", "EXPMID")
 _START = ("MJD-OBS", "MJD", "DATE-OBS")
 _REDUCED = ("OVERSCAN", "TRIM", "BIASCOR", "ZEROCOR", "FLATCOR")
 _EXTENSION = re.compile(r"^(?P<file>.+)\[(?P<hdu>[^\[\]]+)\]$")
+
+
+@dataclass(frozen=True)
+class PairCompanions:
+    """Files that a user gives beside the images of a pair; None where an image is to speak for itself."""
+
+    science_psf: Path | None = None  # PSF stamp
+    reference_psf: Path | None = None
+    science_noise: Path | None = None  # 1-sigma noise image
+    reference_noise: Path | None = None
+    science_mask: Path | None = None  # non-zero = bad
+    reference_mask: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those that were given."""
+        return tuple(path for path in astuple(self) if path is not None)
+
+
+NO_COMPANIONS = PairCompanions()
 
 
 def load(
@@ -64,6 +84,25 @@ def load(
         return calibrate(raw_exposure(frames, info, calibrated=not raw), config)
     except AstridError as error:
         raise type(error)(f"{path.name}: {error}") from error
+
+
+def load_pair(science: Path, reference: Path, config: CalibrateConfig, companions: PairCompanions) -> tuple[Calibrated, Calibrated]:
+    """The science image and the reference of a pair, each as `load` reads and calibrates it."""
+    of = companions
+    return (
+        load(science, config, role="science", psf=of.science_psf, noise=of.science_noise, mask=of.science_mask),
+        load(reference, config, role="reference", psf=of.reference_psf, noise=of.reference_noise, mask=of.reference_mask),
+    )
+
+
+def check_pair(science: Path, reference: Path) -> None:
+    """Raise `InputError` unless both name a file, and not the same image; "name.fits[2]" names one extension."""
+    files = [split_extension(path) for path in (science, reference)]
+    for path, _ in files:
+        if not path.is_file():
+            raise InputError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; give a FITS file.")
+    if files[0][0].samefile(files[1][0]) and files[0][1] == files[1][1]:
+        raise InputError(f"science and reference are the same file, {science}; a difference needs two exposures.")
 
 
 def split_extension(path: Path) -> tuple[Path, str]:

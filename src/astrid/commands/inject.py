@@ -13,7 +13,7 @@ from astrid.commands.paths import check_outputs
 from astrid.config.schema.calibrate import CalibrateConfig
 from astrid.core.dq import unusable
 from astrid.core.errors import ImagingError, InputError
-from astrid.core.records import Calibrated, FloatImage
+from astrid.core.records import Calibrated
 from astrid.core.runtime import rng_for
 from astrid.io.tables import TRUTH, write_table
 
@@ -37,15 +37,16 @@ def inject(
     """Add `number` point sources at random free positions and write the calibrated image and the TRUTH table.
 
     Each one's flux is set from its matched-filter S/N, drawn evenly in its logarithm between the two of `snr`, and the
-    noise at its position: sigma^2 = 1 / sum(P^2 / V). The output is a calibrated exposure of AstrID, which
-    `astrid subtract` takes as it is.
+    noise at its position, its own photons left out: sigma^2 = 1 / sum(P^2 / V). The output is a calibrated exposure of
+    AstrID, which `astrid subtract` takes as it is.
 
     Raises
     ------
     InputError, ImagingError
-        The image is missing or broken, its gain is unknown, or it has no room for so many sources.
+        The image is missing or broken, its gain or its PSF is unknown, or it has no room for so many sources.
     """
     from astrid.imaging.inject import inject as add
+    from astrid.imaging.injections import flux_error
     from astrid.io.fits import write_calibrated
 
     if not 0 < snr[0] <= snr[1]:
@@ -54,20 +55,21 @@ def inject(
     exposure = load(image, calibrate, role="science", psf=psf, noise=noise)
     if not np.isfinite(exposure.gain):
         raise ImagingError(f"{image.name}: its gain is unknown, so that no photon noise can be drawn; give --noise, which tells it.")
+    if exposure.psf is None:
+        raise ImagingError(f"{image.name} has no PSF, which the sources need; give --psf.")
     rng = rng_for(seed, "inject", exposure.info.exposure_id)
-    positions = free_positions(exposure, number, rng)
+    positions = free_positions(exposure, exposure.psf.fwhm, number, rng)
     wanted = np.exp(rng.uniform(np.log(snr[0]), np.log(snr[1]), number))
-    fluxes = wanted * np.array([flux_error(exposure, x, y) for x, y in positions])
+    fluxes = wanted * np.array([flux_error(exposure, exposure.psf, x, y)[0] for x, y in positions])
     changed = add(exposure, positions, fluxes, rng)
     write_calibrated(output, changed)
     write_table(_truth(changed, positions, fluxes, wanted), truth, TRUTH)
     print(f"{number} point sources of S/N {wanted.min():.1f} to {wanted.max():.1f} -> {output}, truth -> {truth}")
 
 
-def free_positions(exposure: Calibrated, number: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Sub-pixel positions (number, 2) x, y on usable pixels, away from the border and from each other."""
+def free_positions(exposure: Calibrated, fwhm: float, number: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Sub-pixel positions (number, 2) x, y on usable pixels, some `fwhm` (px) away from the border and from each other."""
     ny, nx = exposure.data.shape
-    fwhm = exposure.psf.fwhm if exposure.psf is not None else 1.0
     margin, apart = _MARGIN_FWHMS * fwhm, _APART_FWHMS * fwhm
     bad = unusable(exposure.dq)
     chosen: list[tuple[float, float]] = []
@@ -83,20 +85,6 @@ def free_positions(exposure: Calibrated, number: int, rng: np.random.Generator) 
             f"not {number}; ask for fewer."
         )
     return np.array(chosen)
-
-
-def flux_error(exposure: Calibrated, x: float, y: float) -> float:
-    """1-sigma error of the PSF flux at a position from the variance plane, the source's own photons left out."""
-    assert exposure.psf is not None
-    stamp = exposure.psf.stamp.astype(np.float64)
-    half = stamp.shape[0] // 2
-    column, row = round(x), round(y)
-    ny, nx = exposure.data.shape
-    rows, columns = slice(max(row - half, 0), min(row + half + 1, ny)), slice(max(column - half, 0), min(column + half + 1, nx))
-    inside = stamp[rows.start - row + half : rows.stop - row + half, columns.start - column + half : columns.stop - column + half]
-    variance: FloatImage = exposure.variance[rows, columns]
-    good = ~unusable(exposure.dq[rows, columns])
-    return float(1.0 / np.sqrt((inside[good] ** 2 / variance[good]).sum()))
 
 
 def _truth(exposure: Calibrated, positions: NDArray[np.float64], fluxes: NDArray[np.float64], snr: NDArray[np.float64]) -> pd.DataFrame:

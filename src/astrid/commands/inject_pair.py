@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from astrid.commands.exposure import load, split_extension
+from astrid.commands.exposure import NO_COMPANIONS, PairCompanions, check_pair, load_pair
 from astrid.config.schema import CandidatesConfig, DatasetConfig, ImagingConfig, InjectionConfig
 from astrid.core.copies import is_copy
 from astrid.core.errors import ConfigError, InputError
@@ -36,12 +36,7 @@ def inject_pair(
     folder: Path,
     *,
     rooms: Rooms,
-    science_psf: Path | None = None,
-    reference_psf: Path | None = None,
-    science_noise: Path | None = None,
-    reference_noise: Path | None = None,
-    science_mask: Path | None = None,
-    reference_mask: Path | None = None,
+    companions: PairCompanions = NO_COMPANIONS,
     bogus_confidence: float | None = None,
 ) -> None:
     """Subtract a pair as it is and as copies with injected point sources, search all of them, and write labelled triplets.
@@ -66,9 +61,10 @@ def inject_pair(
 
     if not rooms.injection.copies:
         raise ConfigError("injection.copies = 0 asks for no copies; choose injection=default, or set injection.copies=1.")
-    _check(science, reference, folder)
-    new = load(science, rooms.imaging.calibrate, role="science", psf=science_psf, noise=science_noise, mask=science_mask)
-    old = load(reference, rooms.imaging.calibrate, role="reference", psf=reference_psf, noise=reference_noise, mask=reference_mask)
+    check_pair(science, reference)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} {'is not empty' if folder.is_dir() else 'is a file'}; name a new folder for the products.")
+    new, old = load_pair(science, reference, rooms.imaging.calibrate, companions)
     pairs, truth = _planned(new, old, rooms)
     frames = list(_searched(new, old, pairs, truth, folder, rooms))
     filled = [frame for frame in frames if len(frame)]
@@ -87,24 +83,20 @@ def inject_pair(
     ):
         write_table(frame, folder / name, table)
     own = int((~kept["pair_id"].map(is_copy)).sum())
-    print(f"{int((truth['flux'] > 0).sum())} sources injected into {rooms.injection.copies} copies, {len(kept) - own} detections match one")
-    print(f"{own} detections in the pair itself, {'bogus' if bogus_confidence is not None else 'unlabelled'}")
-    print(f"{len(written)} triplets -> {folder / TRIPLETS}; truth, labels, candidates and difference products -> {folder}")
+    copies = _counted(rooms.injection.copies, "copy", "copies")
+    sources = _counted(int((truth["flux"] > 0).sum()), "source", "sources")
+    print(f"{sources} injected into {copies}, {_counted(len(kept) - own, 'detection matches', 'detections match')} one")
+    print(f"{_counted(own, 'detection', 'detections')} in the pair itself, {'bogus' if bogus_confidence is not None else 'unlabelled'}")
+    print(f"{_counted(len(written), 'triplet', 'triplets')} -> {folder / TRIPLETS}; the tables and difference products -> {folder}")
 
 
-def _check(science: Path, reference: Path, folder: Path) -> None:
-    for path in (science, reference):
-        if not split_extension(path)[0].is_file():
-            raise InputError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; give a FITS file.")
-    if science.resolve() == reference.resolve():
-        raise InputError(f"science and reference are both {science}; give two images of one field.")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} {'is not empty' if folder.is_dir() else 'is a file'}; name a new folder for the products.")
+def _counted(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"
 
 
 def _planned(new: Calibrated, old: Calibrated, rooms: Rooms) -> tuple[pd.DataFrame, pd.DataFrame]:
     """PAIRS of the pair and its copies, and the copies' TRUTH."""
-    from astrid.stages.inject import Alignment, copies_of, copy_rows
+    from astrid.imaging.copies import Alignment, copies_of, copy_rows
 
     names = (new.info.exposure_id, old.info.exposure_id)
     if names[0] == names[1]:
@@ -123,10 +115,10 @@ def _searched(
 ) -> Iterator[pd.DataFrame]:
     """Subtract and search the pair and its copies, one after the other; each product is written to `folder`."""
     from astrid.candidates.extract import find_candidates
+    from astrid.imaging.copies import added_sources
     from astrid.imaging.pair import subtract_pair
     from astrid.io.fits import write_difference
     from astrid.io.planes import scratch_beside
-    from astrid.stages.difference import added_sources
 
     added = added_sources(pairs[pairs["pair_id"].map(is_copy)], truth)
     for row in pairs.itertuples():

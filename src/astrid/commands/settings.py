@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 Section = TypeVar("Section")
-PARAMS = Path("params.yaml")
 
 
 def section(kind: type[Section], key: str, overrides: Sequence[str] = ()) -> Section:
     """A section of the configuration: from conf/ when overrides are given or params.yaml is absent, else from params.yaml."""
+    from astrid.config.params import PARAMS, settings
     from astrid.config.validate import validate
 
     if PARAMS.exists() and not overrides:
-        from astrid.stages.common import settings
-
         return settings(kind, key)
     from astrid.config.compose import compose
     from astrid.config.locate import conf_folder

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from astrid.commands.exposure import load, split_extension
+from astrid.commands.exposure import NO_COMPANIONS, PairCompanions, check_pair, load_pair
 from astrid.commands.paths import check_outputs
 from astrid.config.schema.calibrate import CalibrateConfig
 from astrid.config.schema.imaging import DifferenceConfig
-from astrid.core.errors import InputError
 from astrid.core.records import Calibrated, Difference, Psf
 from astrid.core.runtime import write_bytes
 
@@ -23,12 +22,7 @@ def subtract(
     *,
     calibrate: CalibrateConfig,
     difference: DifferenceConfig,
-    science_psf: Path | None = None,
-    reference_psf: Path | None = None,
-    science_noise: Path | None = None,
-    reference_noise: Path | None = None,
-    science_mask: Path | None = None,
-    reference_mask: Path | None = None,
+    companions: PairCompanions = NO_COMPANIONS,
     picture: Path | None = None,
 ) -> None:
     """Calibrate, align and subtract a pair; write the difference product, print its quality and the seconds.
@@ -46,12 +40,10 @@ def subtract(
     from astrid.io.fits import write_difference
     from astrid.io.planes import scratch_beside
 
-    _check_pair(science, reference)
-    companions = (science_psf, reference_psf, science_noise, reference_noise, science_mask, reference_mask)
-    check_outputs([science, reference, *companions], [output, picture])
+    check_pair(science, reference)
+    check_outputs([science, reference, *companions.files], [output, picture])
     start = time.perf_counter()
-    new = load(science, calibrate, role="science", psf=science_psf, noise=science_noise, mask=science_mask)
-    old = load(reference, calibrate, role="reference", psf=reference_psf, noise=reference_noise, mask=reference_mask)
+    new, old = load_pair(science, reference, calibrate, companions)
     calibrated = time.perf_counter()
     with scratch_beside(output) as scratch:
         product = subtract_pair(new, old, difference, allocate=scratch)
@@ -70,16 +62,6 @@ def _draw(product: Difference, picture: Path) -> None:
 
     write_bytes(picture, png_bytes(pair_page(product)))
     print(f"picture -> {picture}")
-
-
-def _check_pair(science: Path, reference: Path) -> None:
-    """Both name a file, and not the same image; "name.fits[2]" names one extension."""
-    files = [split_extension(path) for path in (science, reference)]
-    for path, _ in files:
-        if not path.is_file():
-            raise InputError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; give a FITS file.")
-    if files[0][0].samefile(files[1][0]) and files[0][1] == files[1][1]:
-        raise InputError(f"science and reference are the same file, {science}; a difference needs two exposures.")
 
 
 def _psf(psf: Psf) -> str:

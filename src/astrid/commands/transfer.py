@@ -35,6 +35,16 @@ class Training:
 
 
 @dataclass(frozen=True, eq=False)
+class Opened:
+    """A training's triplets, and what a report says of them."""
+
+    name: str
+    stores: JoinedStores
+    splits: pd.DataFrame  # SPLITS of the stores; what is to be trained on is its part "train"
+    described: dict[str, Any]  # name, folders, digest; counts real and bogus that train, and of the validation
+
+
+@dataclass(frozen=True, eq=False)
 class Alerts:
     """Alerts that were read: `rows` with candidate_id, source, survey and sign, and their stamps, float32 (n, 3, 63, 63)."""
 
@@ -54,12 +64,15 @@ def parse(text: str) -> Training:
     return Training(name, folders)
 
 
-def transfer(trainings: Sequence[Training], alerts: list[Path], evidence: Path, report: Path, *, seeds: int) -> None:
+def transfer(
+    trainings: Sequence[Training], alerts: list[Path], evidence: Path, report: Path, *, seeds: int, parts: Sequence[str] = ("train",)
+) -> None:
     """Train the configured network on every training set, `seeds` times each, and rank the alerts' evidence with each.
 
-    Writes `report` (JSON) and a page beside it (.html); every training is a run of MLflow under one parent.
+    Writes `report` (JSON) and a page beside it (.html); every training is a run of MLflow under one parent. `parts` of each set's
+    split train, "train" alone or "train" and "test"; its part "validation" stops the training.
 
-    Raises `InputError` for a missing input and `DataSetError` when no alert has a score and evidence.
+    Raises `InputError` for a missing input and `DataSetError` when a set lacks a class or no alert has a score and evidence.
     """
     from astrid.commands.settings import section
     from astrid.config.schema import ModelConfig, TrainConfig
@@ -67,18 +80,18 @@ def transfer(trainings: Sequence[Training], alerts: list[Path], evidence: Path, 
     from astrid.evaluation.transfer import compare, transfer_context
     from astrid.registry.tracking import parent_run
 
-    known = read_evidence(evidence)
+    known, evidence_digest = read_evidence(evidence), digest_file(evidence)
+    opened = [open_training(training, parts) for training in trainings]
     read = read_stamps(alerts)
     model, train = section(ModelConfig, "model"), section(TrainConfig, "train")
     parent = parent_run(name=_PARENT, tags={"astrid.commit": git_state(Path())["commit"]})
     outcomes = []
-    for training in trainings:
-        joined = open_stores(training)
+    for one in opened:
         for seed in range(seeds):
             chosen = dataclasses.replace(train, seed=train.seed + seed)
-            scores = _trained_scores(training, joined, model, chosen, read, parent, known, digest_file(evidence))
-            outcomes.append((training.name, seed, scores))
-    result = compare(outcomes, known) | {"trainings": [_described(training) for training in trainings], "model": dataclasses.asdict(model)}
+            outcomes.append((one.name, seed, _trained_scores(one, model, chosen, read, parent, known, evidence_digest)))
+    described = {"parts": list(parts), "trainings": [one.described for one in opened], "model": dataclasses.asdict(model)}
+    result = compare(outcomes, known) | described
     index = {(row.source, row.candidate_id): position for position, row in enumerate(read.rows.itertuples())}
 
     def stamps(rows: pd.DataFrame) -> dict[Any, NDArray[np.float32]]:
@@ -93,18 +106,32 @@ def transfer(trainings: Sequence[Training], alerts: list[Path], evidence: Path, 
     print(f"\n{result['statement']}\nranking -> {report}, page -> {page}")
 
 
-def open_stores(training: Training) -> JoinedStores:
-    """The triplets of a training's folders, with their splits, as one store."""
-    from astrid.datasets.joined import JoinedStores
+def open_training(training: Training, parts: Sequence[str] = ("train",)) -> Opened:
+    """The triplets of a training's folders as one store, with their splits, in which `parts` make up the part "train".
+
+    Raises `DataSetError` when what trains, or the validation, lacks a class.
+    """
+    from astrid.datasets.joined import JoinedStores, as_training
     from astrid.io.shards import TripletStore
     from astrid.io.tables import SPLITS, read_table
+    from astrid.learning.loader import select
 
-    return JoinedStores(
+    stores = JoinedStores(
         [
             (TripletStore.open(folder / "data/triplets"), read_table(folder / "data/splits/splits.parquet", SPLITS))
             for folder in training.folders
         ]
     )
+    splits = as_training(stores.splits, parts)
+    train, validation = (select(stores.table, splits, part) for part in ("train", "validation"))
+    described = {
+        "name": training.name,
+        "folders": [folder.name for folder in training.folders],
+        "digest": stores.digest,
+        **{"real": train.real, "bogus": train.bogus},
+        **{"validation_real": validation.real, "validation_bogus": validation.bogus},
+    }
+    return Opened(training.name, stores, splits, described)
 
 
 def read_stamps(paths: list[Path]) -> Alerts:
@@ -126,8 +153,7 @@ def read_stamps(paths: list[Path]) -> Alerts:
 
 
 def _trained_scores(
-    training: Training,
-    joined: JoinedStores,
+    training: Opened,
     model: ModelConfig,
     train: TrainConfig,
     alerts: Alerts,
@@ -141,15 +167,15 @@ def _trained_scores(
     from astrid.learning.train import train_from, training_key
     from astrid.registry.tracking import training_run
 
-    params = {"model": dataclasses.asdict(model), "train": dataclasses.asdict(train), "training": _described(training)}
-    tags = {"astrid.triplets": joined.digest, "astrid.evidence": evidence_digest}
-    key = training_key(joined, joined.splits, model, train)
+    params = {"model": dataclasses.asdict(model), "train": dataclasses.asdict(train), "training": training.described}
+    tags = {"astrid.triplets": training.stores.digest, "astrid.evidence": evidence_digest}
+    key = training_key(training.stores, training.splits, model, train)
     with training_run(
         name=f"{_PARENT}-{training.name}-{train.seed}", params=params, tags=tags, resume_key=key, parent_run_id=parent
     ) as run:
         fitted = train_from(
-            joined,
-            joined.splits,
+            training.stores,
+            training.splits,
             model,
             train,
             on_epoch=lambda row: run.log_metrics(row, step=int(row["epoch"])),
@@ -160,10 +186,3 @@ def _trained_scores(
         run.log_metrics({"validation_aucpr": fitted.validation_aucpr, **{k: v for k, v in strong.items() if k != "evidence"}})
     log.info("transfer: %s, seed %d: ROC area %.3f", training.name, train.seed, strong["roc_auc"])
     return scores
-
-
-def _described(training: Training) -> dict[str, Any]:
-    joined = open_stores(training)
-    labels = joined.table["label"].value_counts()
-    counts = {"real": int(labels.get(1, 0)), "bogus": int(labels.get(0, 0))}
-    return {"name": training.name, "folders": [folder.name for folder in training.folders], "digest": joined.digest, **counts}

@@ -1,4 +1,4 @@
-"""Several triplet stores read as one."""
+"""Several triplet stores read as one, and parts of a split read as one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from astrid.core.errors import DataSetError
 from astrid.core.provenance import digest_bytes
 
 
@@ -58,6 +59,19 @@ class JoinedStores:
                 out = np.empty((len(wanted), *read.shape[1:]), np.float32)
             out[here] = read
         return out if out is not None else self._stores[0].stamps(wanted)
+
+
+def as_training(splits: pd.DataFrame, parts: Sequence[str]) -> pd.DataFrame:
+    """SPLITS in which the rows of all `parts` make up the part "train".
+
+    For a test that lies elsewhere. The parts of a split share nothing, so that what is left of the others stays apart from it.
+
+    Raises `DataSetError` when a part that is not to be trained on, "validation", which stops a training, or "unused", is among them.
+    """
+    strange = sorted(set(parts) - {"train", "test"})
+    if strange:
+        raise DataSetError(f"the part {strange[0]!r} cannot be trained on; choose train, or train and test.")
+    return splits.assign(part=splits["part"].where(~splits["part"].isin(parts), "train"))
 
 
 def _numbered(table: pd.DataFrame, number: int, names: Sequence[str]) -> pd.DataFrame:

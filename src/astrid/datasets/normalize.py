@@ -171,10 +171,12 @@ def levels(stamps: NDArray[Any]) -> tuple[Stamps, Stamps]:
     for start in range(0, len(checked), _CHUNK):
         values = checked[start : start + _CHUNK].reshape(-1, 3, _PIXELS).astype(np.float32)
         usable = np.abs(values) < _LARGEST
-        middle = _masked_medians(values, usable)
-        np.abs(values - middle[:, :, None], out=values)
+        whole = np.asarray(usable.all(axis=2))
+        middle = _frame_medians(values, usable, whole)
+        values -= middle[:, :, None]
+        np.abs(values, out=values)
         background[start : start + _CHUNK] = middle
-        noise[start : start + _CHUNK] = _MAD_TO_SIGMA * _masked_medians(values, usable)
+        noise[start : start + _CHUNK] = _MAD_TO_SIGMA * _frame_medians(values, usable, whole)
     return background, noise
 
 
@@ -184,13 +186,12 @@ def _stretched(stamps: NDArray[Any], out: Stamps, work: Work, largest: np.float3
     with np.errstate(over="ignore"):
         np.copyto(values, stamps, casting="same_kind")
     usable = np.abs(values, out=out) < _LARGEST
-    whole = bool(usable.all())
-    values -= (_medians(values[:, :, _FRAME]) if whole else _masked_medians(values, usable))[:, :, None]
+    whole = np.asarray(usable.all(axis=2))
+    values -= _frame_medians(values, usable, whole)[:, :, None]
     np.abs(values, out=out)
-    spread = out[:, 2]
-    sigma = _MAD_TO_SIGMA * (_medians(spread[:, _FRAME]) if whole else _masked_medians(spread, usable[:, 2]))
-    if not whole:
-        values[~usable] = out[~usable] = 0
+    sigma = _MAD_TO_SIGMA * _frame_medians(out[:, 2], usable[:, 2], whole[:, 2])
+    for position in zip(*np.nonzero(~whole), strict=True):
+        values[position][~usable[position]] = out[position][~usable[position]] = 0
     peak = out.max(axis=(1, 2))
     sigma = np.where(sigma > _NO_NOISE * peak, sigma, peak / largest)
     sigma[sigma <= 0] = 1  # nothing but a constant: every pixel is 0 already
@@ -224,13 +225,23 @@ def _medians(values: Stamps) -> Stamps:
     return np.partition(values, middle, axis=-1)[..., middle]
 
 
+def _frame_medians(values: Stamps, usable: NDArray[np.bool_], whole: NDArray[np.bool_]) -> Stamps:
+    """The medians of the frames of stamps (..., 3969), of the usable pixels alone where a stamp is not whole."""
+    out = _medians(values.take(_FRAME, axis=-1))
+    if not whole.all():
+        out[~whole] = _masked_medians(values[~whole], usable[~whole])
+    return out
+
+
 def _masked_medians(values: Stamps, finite: NDArray[np.bool_]) -> Stamps:
-    """The same of the finite pixels of the frame, or of the whole stamp where the frame has few; 0 without any. (..., 3969)."""
-    frame = np.where(finite[..., _FRAME], values[..., _FRAME], np.float32(np.inf))
+    """The same of the finite pixels of the frame, or of the whole stamp where the frame has few; 0 without any: (k,) of (k, 3969)."""
+    within = finite.take(_FRAME, axis=-1)
+    frame = values.take(_FRAME, axis=-1)
+    frame[~within] = np.inf
     frame.sort(axis=-1)  # the masked ones end behind the others
-    counts = np.isfinite(frame).sum(axis=-1)
-    out: Stamps = np.take_along_axis(frame, (counts // 2)[..., None], axis=-1)[..., 0]
-    for position in zip(*np.nonzero(counts < _MIN_FRAME), strict=True):
+    counts = np.count_nonzero(within, axis=-1)
+    out: Stamps = frame[np.arange(len(frame)), np.minimum(counts // 2, len(_FRAME) - 1)]
+    for position in np.flatnonzero(counts < _MIN_FRAME):
         kept = values[position][finite[position]]
         out[position] = _medians(kept) if len(kept) else 0
     return out

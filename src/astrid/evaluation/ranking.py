@@ -81,9 +81,9 @@ def rank_alerts(scores: pd.DataFrame, evidence: pd.DataFrame, rng: np.random.Gen
 
 def evidence_group(evidence: pd.DataFrame) -> pd.Series:
     """ "strong", "weak", "peer_low" or "other" a row; an alert with any evidence is never a negative."""
-    simbad = evidence["simbad_class"].fillna("").astype(str)
+    simbad, tns = (evidence[name].astype(object).fillna("").astype(str) for name in ("simbad_class", "tnsclass"))
     strong = evidence["solar_system_match_5arcsec"].astype(str).str.lower().eq("true")
-    strong |= evidence["tnsclass"].fillna("").astype(str).ne("") | simbad.isin(VARIABLE_CLASSES)
+    strong |= tns.ne("") | simbad.isin(VARIABLE_CLASSES)
     low = evidence[PEER] < PEER_LIMIT
     group = np.select([strong, simbad.ne(""), low], ["strong", "weak", "peer_low"], "other")
     return pd.Series(group, index=evidence.index)

@@ -85,6 +85,7 @@ def transfer_context(result: Mapping[str, Any], outcomes: Sequence[Outcome], evi
         "statement": result["statement"],
         "best": best["training"],
         "trainings": result["trainings"],
+        "parts": result["parts"],
         "summary": [_line(record) for record in result["summary"]],
         "rates": [f"{100 * rate:g} %" for rate in FALSE_ALARM_RATES],
         "surveys": result["surveys"],

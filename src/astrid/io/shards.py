@@ -231,7 +231,8 @@ class TripletStore:
     """A triplet store on disk: opening it reads the index alone, `table` and `stamps` what they are asked for.
 
     Stamps are read into the caller's memory and none of it is kept, so that a pass over millions of rows needs no more than a
-    batch. Nothing read is pickled: a store can be handed to the workers of a loader.
+    batch, and a shard that was cut short is an error with a sentence. (A memory map would count the whole store to the process and
+    end it at the missing page.) Nothing read is pickled: a store can be handed to the workers of a loader.
     """
 
     def __init__(self, folder: Path, index: Index) -> None:
@@ -310,12 +311,6 @@ class TripletStore:
             )
             self._read(number, [(out[place : place + count], row) for place, count, row in runs])
         return out
-
-    def mapped(self, number: int) -> NDArray[np.float32]:
-        """A read-only memory map of a shard, float32 (rows, 3, 63, 63). Raises `InputError` for a broken shard."""
-        part = self.shards[number]
-        offset = self._offset(number)
-        return np.memmap(self.folder / part.name, np.float32, "r", offset, (part.rows, *STAMP_SHAPE))
 
     def verify(self) -> None:
         """Read every byte and compare it with the index. Raises `InputError` naming the first file that differs."""

@@ -3,7 +3,7 @@
 A transient looks the same from every side, so the eight elements of the dihedral group D4 are the natural augmentation. All
 three stamps of a triplet turn and shift together. A source that brightened between two epochs fades when the epochs change
 places: the store turns the difference so that the source is positive, so science and reference swap and the difference
-stays. These commute with every normalisation and run on the training device; what changes the light itself is in `effects`.
+stays. These commute with every normalisation; what changes the light itself is in `effects`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from astrid.config.schema.train import AugmentConfig
 from astrid.learning.effects import Draws
 
 _ELEMENTS = 8  # of D4
+_QUARTERS = 4  # turns among them
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Augmenter:
     cfg: AugmentConfig
 
     def __call__(self, batch: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """A batch of the shape and device of `batch`, float32 (n, 3, side, side); the draws come from `draws` alone."""
+        """A batch like `batch`, float32 (n, 3, side, side) on the CPU; the draws come from `draws` alone."""
         count = len(batch)
         if self.cfg.turns == "d4" or self.cfg.shift > 0:
             turned = self.cfg.turns == "d4"
@@ -43,9 +44,11 @@ def swap(batch: torch.Tensor, chosen: np.ndarray) -> torch.Tensor:
 
     The difference stays: it is turned so that the source is positive, whichever epoch has it. Returns a new tensor.
     """
-    order = np.where(chosen[:, None], [1, 0, 2], [0, 1, 2])
-    rows = torch.arange(len(batch), device=batch.device)[:, None]
-    return batch[rows, torch.from_numpy(order).to(batch.device)]
+    given, rows = batch.numpy(), np.flatnonzero(chosen)
+    swapped = given.copy()
+    swapped[rows, 0] = given[rows, 1]
+    swapped[rows, 1] = given[rows, 0]
+    return torch.from_numpy(swapped)
 
 
 def move(batch: torch.Tensor, turns: np.ndarray, shifts: np.ndarray) -> torch.Tensor:
@@ -54,7 +57,7 @@ def move(batch: torch.Tensor, turns: np.ndarray, shifts: np.ndarray) -> torch.Te
     Parameters
     ----------
     batch
-        (n, channels, side, side).
+        (n, channels, side, side), on the CPU.
     turns
         int (n,), 0 to 7: number of quarter turns as in `numpy.rot90`, plus 4 for a left-right flip after them.
     shifts
@@ -64,18 +67,33 @@ def move(batch: torch.Tensor, turns: np.ndarray, shifts: np.ndarray) -> torch.Te
     -------
     Tensor of the same shape and dtype.
     """
-    side = batch.shape[-1]
-    at = np.arange(side)
-    rows = np.clip(at[None, :] - shifts[:, :1], 0, side - 1)
-    columns = np.clip(at[None, :] - shifts[:, 1:], 0, side - 1)
-    source = _turned_indices(side)[turns[:, None, None], rows[:, :, None], columns[:, None, :]]
-    index = torch.from_numpy(source.reshape(len(source), 1, -1)).to(batch.device)
-    flat = batch.reshape(len(batch), batch.shape[1], -1)
-    return torch.gather(flat, 2, index.expand(-1, flat.shape[1], -1)).reshape(batch.shape)
+    given = batch.numpy()
+    reach, side = int(np.abs(shifts).max(initial=0)), batch.shape[-1]
+    wide = _widened(given, reach)
+    moved = np.empty_like(given)
+    for row, (turn, corner) in enumerate(zip(turns.tolist(), (reach - shifts).tolist(), strict=True)):
+        down, right = corner
+        moved[row] = _turned(wide[row], turn)[:, down : down + side, right : right + side]
+    return torch.from_numpy(moved)
 
 
-def _turned_indices(side: int) -> np.ndarray:
-    """Flat source index of every pixel for the eight elements of D4: int64 (8, side, side)."""
-    straight = np.arange(side * side).reshape(side, side)
-    turned = [np.rot90(straight, quarter) for quarter in range(4)]
-    return np.stack([*turned, *(np.fliplr(one) for one in turned)])
+def _widened(images: np.ndarray, by: int) -> np.ndarray:
+    """Images (..., side, side) with their edges repeated `by` px further on every side; turning and widening commute."""
+    side = images.shape[-1]
+    wide = np.empty((*images.shape[:-2], side + 2 * by, side + 2 * by), dtype=images.dtype)
+    inner, end = slice(by, by + side), by + side
+    wide[..., inner, inner] = images
+    wide[..., inner, :by] = images[..., :1]
+    wide[..., inner, end:] = images[..., -1:]
+    wide[..., :by, :] = wide[..., by : by + 1, :]
+    wide[..., end:, :] = wide[..., end - 1 : end, :]
+    return wide
+
+
+def _turned(images: np.ndarray, turn: int) -> np.ndarray:
+    """A view of (channels, side, side) turned by an element of D4."""
+    quarters, flipped = turn % _QUARTERS, turn >= _QUARTERS
+    across = images.swapaxes(1, 2) if quarters % 2 else images
+    down = -1 if quarters in (1, 2) else 1
+    right = -1 if (quarters in (2, 3)) != flipped else 1
+    return across[:, ::down, ::right]

@@ -1,14 +1,14 @@
 """From the triplet store and a split to batches of normalised tensors, the same for the same seed and epoch.
 
 Where the normalised stamps fit in memory, a batch is a copy out of one array; where they do not, it is read from the
-memory-mapped shards, in an order that visits the shards a stretch at a time, and normalised. Threads prepare batches
-ahead: NumPy and torch let others run while they work on arrays.
+shards, in an order that visits them a stretch at a time, and normalised. Threads prepare batches ahead: NumPy and torch
+let others run while they work on arrays.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -97,6 +97,7 @@ class NormalizedStamps:
         self._store = store
         self._rows = rows
         self._id = normalization_id
+        self._signs = store.table["sign"].to_numpy()[rows]
         first = normalize(store.stamps(rows[:1]), normalization_id)
         self._cache: torch.Tensor | None = None
         if first.nbytes * len(rows) <= cache_bytes:
@@ -107,6 +108,11 @@ class NormalizedStamps:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the stamps take in memory; 0 where they are read anew for each batch."""
+        return 0 if self._cache is None else self._cache.nbytes
 
     @property
     def cached(self) -> bool:
@@ -125,8 +131,7 @@ class NormalizedStamps:
         touched = planned.touched
         if not len(touched):
             return self.batch(positions)
-        rows = self._rows[positions]
-        signs = self._store.table["sign"].to_numpy()[rows[touched]]
+        rows, signs = self._rows[positions], self._signs[positions[touched]]
         if self._cache is not None:
             out = self.batch(positions)
             changed = distort(self._store.stamps(rows[touched]), signs, cfg, planned)
@@ -137,9 +142,13 @@ class NormalizedStamps:
         return torch.from_numpy(normalize(raw, self._id))
 
 
-def open_stamps(store: Triplets, part: Part, normalization_id: str, *, cache_mb: float) -> NormalizedStamps:
-    """The normalised stamps of a part, cached up to `cache_mb` megabytes."""
-    return NormalizedStamps(store, part.rows, normalization_id, cache_bytes=cache_mb * _MEGABYTE)
+def open_stamps(store: Triplets, parts: Sequence[Part], normalization_id: str, *, cache_mb: float) -> list[NormalizedStamps]:
+    """The normalised stamps of each part. A part stays in memory where it fits into what the earlier ones left of `cache_mb` megabytes."""
+    opened: list[NormalizedStamps] = []
+    for part in parts:
+        left = cache_mb * _MEGABYTE - sum(stamps.nbytes for stamps in opened)
+        opened.append(NormalizedStamps(store, part.rows, normalization_id, cache_bytes=left))
+    return opened
 
 
 def epoch_order(labels: NDArray[np.float32], balance: str, rng: np.random.Generator, *, stretch: int = 1) -> Rows:

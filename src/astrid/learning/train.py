@@ -148,15 +148,9 @@ def train_from(
     key = training_key(store, splits, model_cfg, train_cfg)
     device = choose_device(train_cfg.device)
     with _repeatable(train_cfg, device):
-        run = _Run(
-            train_cfg,
-            device,
-            training,
-            validation,
-            open_stamps(store, training, model_cfg.normalization, cache_mb=train_cfg.cache_mb),
-            open_stamps(store, validation, model_cfg.normalization, cache_mb=train_cfg.cache_mb),
-            _loss_weights(training, train_cfg).to(device),
-        )
+        stamps = open_stamps(store, (training, validation), model_cfg.normalization, cache_mb=train_cfg.cache_mb)
+        weights = _loss_weights(training, train_cfg).to(device)
+        run = _Run(train_cfg, device, training, validation, stamps[0], stamps[1], weights)
         state = _begin(model_cfg, train_cfg, device)
         _fit(run, state, Checkpoint(checkpoints, key) if checkpoints else None, on_epoch)
         state.model.load_state_dict(state.best)
@@ -192,18 +186,26 @@ def better(history: list[dict[str, float]], min_delta: float) -> int:
 
 @contextmanager
 def _repeatable(cfg: TrainConfig, device: torch.device) -> Iterator[None]:
-    """Fixed threads, deterministic kernels and a private random state; the caller's settings come back afterwards."""
+    """Fixed threads, deterministic kernels and a private random state; the caller's settings come back afterwards.
+
+    Torch fills the memory of every new tensor while its kernels are deterministic, to bring reads of unset memory to light; no
+    kernel here does that, and it takes a tenth of a step.
+    """
     threads = torch.get_num_threads()
     deterministic, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
     devices = [torch.cuda.current_device()] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.set_num_threads(worker_count(cfg.threads))
         torch.use_deterministic_algorithms(True, warn_only=True)
+        memory.fill_uninitialized_memory = False
         try:
             yield
         finally:
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+            memory.fill_uninitialized_memory = filled
 
 
 def _seed_torch(seed: int, *identity: str | int) -> None:
@@ -219,7 +221,7 @@ def _begin(model_cfg: ModelConfig, cfg: TrainConfig, device: torch.device) -> _S
     _seed_torch(cfg.seed, "weights")
     model = build(model_cfg).to(device)
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[cfg.optimizer]
-    return _State(model, kind(model.parameters(), lr=cfg.learning_rate, weight_decay=cfg.weight_decay))
+    return _State(model, kind(model.parameters(), lr=cfg.learning_rate, weight_decay=cfg.weight_decay, fused=True))
 
 
 def _fit(run: _Run, state: _State, checkpoint: Checkpoint | None, on_epoch: OnEpoch | None) -> None:
@@ -258,8 +260,7 @@ def _epoch(run: _Run, state: _State, epoch: int) -> dict[str, float]:
     total = 0.0
     for number, (chosen, triplets) in enumerate(ahead(_jobs(run, epoch), cfg.loaders)):
         rate = learning_rate(cfg, epoch * run.steps + number, run.steps)
-        turned = Augmenter(cfg.augment)(triplets.to(run.device), partial(_draws, run, epoch, number))
-        total += _step(run, state, turned, torch.from_numpy(labels[chosen]).to(run.device), rate) * len(chosen)
+        total += _step(run, state, triplets.to(run.device), torch.from_numpy(labels[chosen]).to(run.device), rate) * len(chosen)
     scores, loss = _validate(run, state.model)
     if not math.isfinite(total) or not np.isfinite(scores).all():
         raise ConfigError(
@@ -277,11 +278,12 @@ def _epoch(run: _Run, state: _State, epoch: int) -> dict[str, float]:
 
 def _jobs(run: _Run, epoch: int) -> Iterator[Callable[[], tuple[Rows, torch.Tensor]]]:
     """What prepares the batches of an epoch, each the same whoever calls it and when."""
-    cfg, stamps = run.cfg, run.training_stamps
+    cfg, stamps, augment = run.cfg, run.training_stamps, Augmenter(run.cfg.augment)
     order = epoch_order(run.training.labels, cfg.balance, rng_for(cfg.seed, "epoch", epoch), stretch=stretch_of(stamps))
 
     def make(number: int, chosen: Rows) -> tuple[Rows, torch.Tensor]:
-        return chosen, stamps.distorted(chosen, cfg.augment, partial(_draws, run, epoch, number))
+        draws = partial(_draws, run, epoch, number)
+        return chosen, augment(stamps.distorted(chosen, cfg.augment, draws), draws)
 
     for number, chosen in enumerate(batches(order, cfg.batch_size)):
         yield partial(make, number, chosen)
@@ -295,7 +297,9 @@ def _step(run: _Run, state: _State, triplets: torch.Tensor, labels: torch.Tensor
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     state.optimizer.zero_grad(set_to_none=True)
-    loss = _loss(run, state.model(triplets.contiguous(memory_format=torch.channels_last)), labels)
+    with torch.autocast(run.device.type, torch.bfloat16, enabled=run.cfg.precision == "bfloat16"):
+        outputs = state.model(triplets.contiguous(memory_format=torch.channels_last))
+    loss = _loss(run, outputs.float(), labels)
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(state.model.parameters(), run.cfg.gradient_clip)
     state.optimizer.step()
@@ -308,8 +312,8 @@ def _loss(run: _Run, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tenso
 
 
 def _validate(run: _Run, model: nn.Module) -> tuple[np.ndarray, float]:
-    positions = np.arange(len(run.validation.labels))
-    scores = logits(model, (run.validation_stamps.batch(chosen) for chosen in batches(positions, _VALIDATION_BATCH)))
+    chosen = batches(np.arange(len(run.validation.labels)), _VALIDATION_BATCH)
+    scores = logits(model, ahead((partial(run.validation_stamps.batch, one) for one in chosen), run.cfg.loaders))
     return scores, _loss(run, torch.from_numpy(scores), torch.from_numpy(run.validation.labels)).item()
 
 

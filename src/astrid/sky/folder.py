@@ -212,7 +212,7 @@ def _role(header: Header, mjd: float, rule: RoleRule, path: Path) -> str:
 
 
 def _companion(root: Path, path: Path, stem: str, entry: dict[str, Any], kind: str, cfg: FolderConfig, listing: Listing) -> str:
-    """Path of a companion relative to the folder. One that the table names must exist, one of the pattern or mission may."""
+    """A companion as `_named`. One that the table names must exist, one of the pattern or mission may."""
     given = entry.get(f"{kind}_path")
     if given is not None:
         if not (root / str(given)).is_file():
@@ -221,8 +221,13 @@ def _companion(root: Path, path: Path, stem: str, entry: dict[str, Any], kind: s
     pattern = {str(name): text for name, text in cfg.companions.items()}.get(kind, "")
     beside = path.parent / pattern.format(stem=stem)
     if pattern and beside.is_file():
-        return beside.relative_to(root).as_posix()
-    return listing.siblings[kind].relative_to(root).as_posix() if kind in listing.siblings else ""
+        return _named(beside, root)
+    return _named(listing.siblings[kind], root) if kind in listing.siblings else ""
+
+
+def _named(path: Path, root: Path) -> str:
+    """A path as the exposures' table names it: relative to the folder, whole where it lies outside."""
+    return (path.relative_to(root) if path.is_relative_to(root) else path.absolute()).as_posix()
 
 
 def _safe(name: str) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from astrid.config.params import settings
 from astrid.config.schema import SimulateConfig, SurveyConfig
 from astrid.config.validate import validate
 from astrid.core.errors import ConfigError, InputError
@@ -21,7 +22,7 @@ from astrid.core.provenance import digest_code, digest_file, digest_settings
 from astrid.core.records import Problem
 from astrid.core.runtime import atomic_path, log, write_json
 from astrid.io.tables import CATALOG, EXPOSURES, PAIRS, TRUTH, conform, read_table, write_table
-from astrid.stages.common import Job, executor, prune, resume, run, settings
+from astrid.stages.common import Job, executor, prune, resume, run
 
 if TYPE_CHECKING:
     from astrid.sky.simulate.render import World

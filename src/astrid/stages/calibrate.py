@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from astrid.config.params import settings
 from astrid.config.schema.calibrate import CalibrateConfig
 from astrid.core.errors import AstridError, ImagingError, InputError
 from astrid.core.provenance import digest_bytes, digest_code, digest_file, digest_settings
@@ -17,7 +18,7 @@ from astrid.core.runtime import log, write_json
 from astrid.io.fits import read_frames, write_calibrated
 from astrid.io.images import COMPANIONS
 from astrid.io.tables import EXPOSURES, read_table, write_table
-from astrid.stages.common import Job, executor, prune, quarantine, resume, run, settings
+from astrid.stages.common import Job, executor, prune, quarantine, resume, run
 
 RAW = Path("data/raw")
 CALIBRATED = Path("data/calibrated")

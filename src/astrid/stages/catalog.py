@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from astrid.config.params import settings
 from astrid.config.schema import SimulateConfig, SurveyConfig
 from astrid.core.errors import ConfigError
 from astrid.core.runtime import log
 from astrid.io.tables import CATALOG, write_table
-from astrid.stages.common import run, settings
+from astrid.stages.common import run
 
 OUTPUT = Path("data/catalog/catalog.parquet")
 

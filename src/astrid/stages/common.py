@@ -1,4 +1,4 @@
-"""What every stage does the same way: settings, exit codes, resumable items, stale files."""
+"""What every stage does the same way: where items run, exit codes, resumable items, stale files."""
 
 from __future__ import annotations
 
@@ -9,38 +9,17 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import yaml
-
+from astrid.config.params import settings
 from astrid.config.schema import ComputeConfig
-from astrid.config.validate import validate
 from astrid.core.cluster import DaskCluster, require_dask
-from astrid.core.errors import ConfigError
 from astrid.core.executors import Executor, parallel_map
 from astrid.core.pool import LocalPool
 from astrid.core.provenance import digest_file
 from astrid.core.runtime import configure_logging, exit_codes, log, write_json
 
-Section = TypeVar("Section")
-
-PARAMS = Path("params.yaml")
 _GB = 1e9  # bytes
-
-
-def settings(section: type[Section], key: str) -> Section:
-    """The section under the dotted `key` of params.yaml in the working directory, validated."""
-    if not PARAMS.exists():
-        raise ConfigError("params.yaml is not here; run `astrid params` in the project's root.")
-    try:
-        values: Any = yaml.safe_load(PARAMS.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{PARAMS} is no readable YAML ({' '.join(str(error).split())[:99]}); write it with `astrid params`.") from error
-    for step in key.split("."):
-        if not isinstance(values, dict) or step not in values:
-            raise ConfigError(f"params.yaml has no key {key}; run `astrid params` to write it from conf/.")
-        values = values[step]
-    return validate(section, values, path=key)
 
 
 def executor() -> Executor:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from astrid.config.params import settings
 from astrid.config.schema import CandidatesConfig
 from astrid.core.copies import is_copy
 from astrid.core.errors import AstridError
@@ -19,7 +20,7 @@ from astrid.core.executors import Executor
 from astrid.core.provenance import digest_bytes, digest_code, digest_file, digest_settings
 from astrid.core.runtime import log, write_json
 from astrid.io.tables import ASTEROIDS, CANDIDATES, CATALOG, LIGHTCURVES, PAIRS, TRACKS, read_table, write_table
-from astrid.stages.common import Job, executor, prune, resume, run, settings
+from astrid.stages.common import Job, executor, prune, resume, run
 
 DIFFERENCE = Path("data/difference")
 CATALOG_TABLE = Path("data/catalog/catalog.parquet")

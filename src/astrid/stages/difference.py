@@ -14,17 +14,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from astrid.config.params import settings
 from astrid.config.schema.imaging import DifferenceConfig, PairReportConfig
 from astrid.core.copies import is_copy, parent_of
 from astrid.core.errors import ImagingError, InputError
 from astrid.core.executors import Executor, parallel_map
 from astrid.core.provenance import digest_bytes, digest_code, digest_file, digest_settings
-from astrid.core.records import Calibrated, Difference
-from astrid.core.runtime import log, rng_for, write_bytes, write_json
+from astrid.core.records import Difference
+from astrid.core.runtime import log, write_bytes, write_json
+from astrid.imaging.copies import Added, added_sources
 from astrid.io.fits import read_calibrated, write_difference
 from astrid.io.planes import scratch_beside
 from astrid.io.tables import EXPOSURES, PAIRS, TRUTH, read_table, write_table
-from astrid.stages.common import Job, executor, prune, quarantine, resume, run, settings
+from astrid.stages.common import Job, executor, prune, quarantine, resume, run
 
 CALIBRATED = Path("data/calibrated")
 PAIR_TABLE = Path("data/pairs/pairs.parquet")
@@ -43,25 +45,6 @@ _PREFIX = "q_"
 _PROCESS_BYTES, _BYTES_A_BYTE, _MOST_BYTES = 0.3e9, 7.0, 1.6e9
 _NAMED_REASONS = 20  # reasons that the report repeats
 _MEDIANS = ("registration_rms_px", "registration_rms_arcsec", "score_std_raw", "score_std", "overlap", "flux_scatter", "masked_fraction")
-
-
-@dataclass(frozen=True)
-class Added:
-    """The point sources that a copy's exposure has beside its parent's light; picklable."""
-
-    exposure_id: str  # of the copy
-    sources: tuple[tuple[float, float, float, float], ...]  # x, y in px, flux in the exposure's unit, width over the PSF's
-
-    def to(self, exposure: Calibrated, allocate: Callable[..., Any]) -> Calibrated:
-        """The exposure under the copy's name, with the sources. Their photon noise follows from the name and the sources alone."""
-        from astrid.imaging.inject import inject
-
-        named = replace(exposure, info=replace(exposure.info, exposure_id=self.exposure_id))
-        if not self.sources:
-            return named
-        x, y, flux, width = np.array(self.sources).T
-        rng = rng_for(0, "photons", self.exposure_id, repr(self.sources))
-        return inject(named, np.column_stack([x, y]), flux, rng, widths=width, allocate=allocate)
 
 
 @dataclass(frozen=True)
@@ -130,17 +113,6 @@ def _copies() -> tuple[pd.DataFrame, dict[str, Added]]:
         return PAIRS.empty(), {}
     pairs, truth = read_table(INJECTED / "pairs.parquet", PAIRS), read_table(INJECTED / "truth.parquet", TRUTH)
     return pairs, added_sources(pairs, truth)
-
-
-def added_sources(copies: pd.DataFrame, truth: pd.DataFrame) -> dict[str, Added]:
-    """What each exposure of the copies (PAIRS) has added, from the truth that the stage inject wrote."""
-    there = truth[truth["flux"] > 0]
-    columns = [there[name].tolist() for name in ("x", "y", "flux", "width")] if len(there) else [[]] * 4
-    rows: dict[str, list[tuple[float, float, float, float]]] = {}
-    for name, *source in zip(there["exposure_id"], *columns, strict=True):
-        rows.setdefault(str(name), []).append((source[0], source[1], source[2], source[3]))
-    names = [str(name) for role in ("science_id", "reference_id") for name in copies[role]]
-    return {name: Added(name, tuple(rows.get(name, ()))) for name in names}
 
 
 def _jobs(

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from astrid.config.params import settings
 from astrid.config.schema import EvaluateConfig
 from astrid.core.errors import InputError
 from astrid.core.provenance import digest_file, digest_settings, git_state
 from astrid.core.runtime import atomic_path, log, rng_for, write_json
 from astrid.io.shards import TripletStore
 from astrid.io.tables import PAIRS, SPLITS, Column, Table, read_table, write_table
-from astrid.stages.common import prune, run, settings
+from astrid.stages.common import prune, run
 
 if TYPE_CHECKING:
     from astrid.evaluation.judge import Verdict

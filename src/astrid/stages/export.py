@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from astrid.config.params import settings
 from astrid.config.schema import ExportConfig
 from astrid.core.errors import InputError
 from astrid.core.provenance import digest_file
 from astrid.core.runtime import log, rng_for, write_json
 from astrid.io.shards import TripletStore
-from astrid.stages.common import run, settings
+from astrid.stages.common import run
 
 if TYPE_CHECKING:
     from torch import nn

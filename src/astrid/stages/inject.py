@@ -7,43 +7,32 @@ reads the exposures, so that no image is stored twice. Of a copy only what match
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from astrid.config.params import settings
 from astrid.config.schema.imaging import FluxScaleConfig, RegistrationConfig
 from astrid.config.schema.injection import InjectionConfig
 from astrid.config.schema.psf import PsfConfig
-from astrid.core.copies import copy_id, is_copy
+from astrid.core.copies import is_copy
 from astrid.core.errors import ImagingError, InputError
 from astrid.core.provenance import digest_bytes, digest_code, digest_file, digest_settings
-from astrid.core.records import Calibrated
-from astrid.core.runtime import log, rng_for, write_json
+from astrid.core.runtime import log, write_json
+from astrid.imaging.copies import Alignment, copies_of, copy_rows, joined_truth
 from astrid.io.fits import read_calibrated
 from astrid.io.tables import EXPOSURES, PAIRS, TRUTH, read_table, write_table
-from astrid.stages.common import Job, executor, prune, quarantine, resume, run, settings
+from astrid.stages.common import Job, executor, prune, quarantine, resume, run
 from astrid.stages.difference import CALIBRATED, INJECTED, PAIR_TABLE, TRANSIENT_KINDS, TRUTH_TABLE, memory_needed, set_aside
 
 REPORT = Path("reports/inject.json")
 CODE = ("astrid.imaging", "astrid.io.fits", "astrid.core")
 
-# What `imaging.injections.truth_rows` adds to the columns of TRUTH.
-_FURTHER = {"fading": bool, "aimed_snr": float, "width": float, "host_dlr": float, "flux_ratio": float}
 _NAMED_REASONS = 20  # reasons that the report repeats
-
-
-@dataclass(frozen=True)
-class Alignment:
-    """The settings of the subtraction that an injection needs as well."""
-
-    psf: PsfConfig
-    registration: RegistrationConfig
-    flux_scale: FluxScaleConfig
 
 
 @dataclass(frozen=True)
@@ -66,7 +55,7 @@ def main() -> None:
     jobs = _jobs(_usable(pairs), config) if config.copies else []
     rows = resume(_draw_one, jobs, description="inject", unit="pairs", executor=executor(), on_loss=quarantine) if jobs else []
     done = [job for job, row in zip(jobs, rows, strict=True) if row["status"] == "ok"]
-    truth = _joined([read_table(job.output, TRUTH) for job in done])
+    truth = joined_truth([read_table(job.output, TRUTH) for job in done])
     copies = copy_rows(pairs, {job.key for job in done}, config.copies)
     write_table(truth, INJECTED / "truth.parquet", TRUTH)
     write_table(copies, INJECTED / "pairs.parquet", PAIRS)
@@ -135,62 +124,6 @@ def _draw_one(job: Job) -> dict[str, Any]:
         return quarantine(job, str(error))
     write_table(truth, job.output, TRUTH)
     return {"status": "ok", "reason": ""}
-
-
-def copies_of(
-    science: Calibrated,
-    reference: Calibrated,
-    config: InjectionConfig,
-    alignment: Alignment,
-    *,
-    names: tuple[str, str],
-    known: NDArray[np.float64],
-) -> pd.DataFrame:
-    """The truth of all copies of a pair: `imaging.injections.truth_rows`, one copy after the other.
-
-    `names`: exposure_id of science and reference; `known`: (k, 2) x, y in science px of changes that are there already. Every copy
-    has its own generator, so that more copies leave the first ones as they are.
-    """
-    from astrid.imaging.injections import draw, survey_pair, truth_rows
-
-    ground = survey_pair(
-        science,
-        reference,
-        psf=alignment.psf,
-        registration=alignment.registration,
-        flux_scale=alignment.flux_scale,
-        hosts=config.hosts,
-    )
-    frames = []
-    for copy in range(config.copies):
-        sources = draw(ground, config, rng_for(config.seed, "inject", *names, copy), known=known)
-        frames.append(truth_rows(sources, ground, copy_names(names, copy), copy_id("__".join(names), copy)))
-    return _joined(frames)
-
-
-def copy_names(names: tuple[str, str], copy: int) -> tuple[str, str]:
-    """exposure_id of the science exposure and of the reference of a pair's copy."""
-    return copy_id(names[0], copy, names[1]), copy_id(names[1], copy, names[0])
-
-
-def copy_rows(pairs: pd.DataFrame, chosen: set[str], copies: int) -> pd.DataFrame:
-    """PAIRS rows of the copies of the chosen pairs, each with its own names."""
-    parents = pairs[pairs["pair_id"].isin(chosen)]
-    frames = []
-    for copy in range(copies if len(parents) else 0):
-        names = [copy_names((str(row.science_id), str(row.reference_id)), copy) for row in parents.itertuples()]
-        science, reference = zip(*names, strict=True)
-        pair_ids = [copy_id(str(name), copy) for name in parents["pair_id"]]
-        frames.append(parents.assign(pair_id=pair_ids, science_id=science, reference_id=reference))
-    return pd.concat(frames, ignore_index=True) if frames else PAIRS.empty()
-
-
-def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The truth of several copies; a table without rows has the further columns as well."""
-    filled = [frame for frame in frames if len(frame)]
-    if filled:
-        return pd.concat(filled, ignore_index=True)
-    return TRUTH.empty().assign(**{name: pd.Series(dtype=kind) for name, kind in _FURTHER.items()})
 
 
 def injected_truth() -> pd.DataFrame:

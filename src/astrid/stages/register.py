@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from astrid.config.params import settings
 from astrid.config.schema import RegistryConfig
 from astrid.core.errors import GateError, InputError
 from astrid.core.provenance import digest_file
@@ -18,7 +19,7 @@ from astrid.registry.card import registry_card
 from astrid.registry.gates import Gate, Measured, check_gates, gate_table, refused
 from astrid.registry.tracking import Run, resume_run
 from astrid.serving.engine import describe
-from astrid.stages.common import run, settings
+from astrid.stages.common import run
 
 MODEL = Path("models/export")
 OPERATING_POINT = Path("models/evaluate/operating_point.json")

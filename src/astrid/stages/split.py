@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from astrid.config.params import settings
 from astrid.config.schema.split import SplitConfig
 from astrid.core.runtime import atomic_path, log, track, write_bytes, write_json
 from astrid.datasets import card
@@ -18,7 +19,7 @@ from astrid.datasets.splits import find_near, split_rows, unused_counts
 from astrid.datasets.suspects import SUSPECTS, find_suspects, folds
 from astrid.io.shards import TripletStore
 from astrid.io.tables import SPLITS, read_table, write_table
-from astrid.stages.common import prune, run, settings
+from astrid.stages.common import prune, run
 
 if TYPE_CHECKING:
     from astrid.datasets.suspects import Doubt

@@ -6,12 +6,13 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from astrid.config.params import settings
 from astrid.config.schema import ModelConfig, TrainConfig
 from astrid.core.provenance import digest_file, git_state
 from astrid.core.runtime import atomic_path, log, write_json
 from astrid.io.shards import TripletStore
 from astrid.io.tables import SPLITS, read_table
-from astrid.stages.common import prune, run, settings
+from astrid.stages.common import prune, run
 
 if TYPE_CHECKING:
     from astrid.learning.baseline import Baseline

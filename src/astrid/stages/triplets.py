@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from astrid.candidates.stamps import STAMP_SIZE, cut_stamps
+from astrid.config.params import settings
 from astrid.config.schema.dataset import DatasetConfig
 from astrid.core.errors import DataSetError, InputError
 from astrid.core.provenance import digest_bytes, digest_code, digest_file
@@ -19,7 +20,7 @@ from astrid.datasets.precedence import CONFLICTS, conflicts, winners
 from astrid.datasets.recovery import tag_table
 from astrid.io.fits import read_difference
 from astrid.io.tables import CANDIDATES, CATALOG, LABELS, PAIRS, TRUTH, conform, read_table, write_table
-from astrid.stages.common import run, settings
+from astrid.stages.common import run
 from astrid.stages.inject import injected_truth
 
 CANDIDATE_TABLE = Path("data/candidates/candidates.parquet")

@@ -6,6 +6,7 @@ import pytest
 from astrid.candidates.extract import find_candidates
 from astrid.candidates.ghosts import find_ghosts
 from astrid.candidates.host import reference_sources
+from astrid.candidates.light import light_of
 from astrid.core.dq import DQ
 
 SIZE, MIDDLE = 400, 199.5
@@ -35,7 +36,7 @@ def opposite(scale=0.9):
 
 
 def ghosts(product, cfg):
-    return find_ghosts(product, reference_sources(product, cfg.host), cfg.tags)
+    return find_ghosts(product, light_of(product), reference_sources(product, cfg.host), cfg.tags)
 
 
 @pytest.mark.parametrize("hole", [0.0, 12.0])
@@ -83,8 +84,20 @@ def test_a_new_point_source_on_a_ghost_is_not_tagged_and_the_noise_of_the_ghost_
     assert "ghost" not in frame["tags"][own].iloc[0]
 
 
-def _nowhere(view):
-    view.science += 5.0 * light(35.0, 300, 120)
+def test_a_ring_without_a_known_star_is_a_ghost_and_so_are_the_crescents_of_a_dithered_pair(view, cfg):
+    view.science += 5.0 * light(35.0, 300, 120, hole=12.0)
+    view.science += 5.0 * (light(35.0, 120, 300, hole=12.0) - light(35.0, 132, 308, hole=12.0))
+    view.add(306, 120, 90)
+    product = view.build()
+    assert ghosts(product, cfg) == []
+    frame = find_candidates(product, cfg, pair_id="s__r")
+    own = np.hypot(frame["x"] - 306, frame["y"] - 120) < 1.5
+    assert own.sum() == 1
+    assert "ghost" not in frame["tags"][own].iloc[0]
+    for x, y in ((300, 120), (126, 304)):
+        on = (np.hypot(frame["x"] - x, frame["y"] - y) < 38) & ~own
+        assert on.sum() > 4
+        assert np.mean(["ghost" in tags for tags in frame["tags"][on]]) > 0.6
 
 
 def _galaxy(view):
@@ -109,7 +122,7 @@ def _peaked(view):
     view.science += 120_000 * view.source(x, y, sigma=12.0)
 
 
-@pytest.mark.parametrize("plant", [_nowhere, _galaxy, _trail, _gradient, _peaked])
+@pytest.mark.parametrize("plant", [_galaxy, _trail, _gradient, _peaked])
 def test_what_is_no_ghost(view, cfg, plant):
     plant(view)
     frame = find_candidates(view.build(), cfg, pair_id="s__r")

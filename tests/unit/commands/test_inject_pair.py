@@ -60,11 +60,16 @@ def test_injected_sources_are_real_and_detections_stay_unlabelled_or_become_bogu
     assert np.hypot(table["x"][~copied] - 100.0, table["y"][~copied] - 90.0).min() < 1.0
     truth = pd.read_parquet(tmp_path / "plain/truth.parquet")
     assert set(table["event_id"][copied]) <= set(truth["object_id"])
-    assert "detections match one" in capsys.readouterr().out
-    inject_pair(*pair, tmp_path / "null", rooms=rooms, bogus_confidence=0.5)
+    printed = capsys.readouterr().out
+    assert "injected into 2 copies" in printed
+    matching = pd.read_parquet(tmp_path / "plain/candidates.parquet")["pair_id"].str.contains("-inj").sum()
+    assert f"{matching} detections match one" in printed
+    single = dataclasses.replace(rooms, injection=dataclasses.replace(rooms.injection, copies=1))
+    inject_pair(*pair, tmp_path / "null", rooms=single, bogus_confidence=0.5)
+    assert "injected into 1 copy," in capsys.readouterr().out
     labels = TripletStore.open(tmp_path / "null/triplets").table.set_index("candidate_id")["label"]
     assert (labels[table["candidate_id"][~copied]] == 0).all()
-    assert (labels[table["candidate_id"][copied]] == 1).all()
+    assert (labels[table["candidate_id"][table["pair_id"] == "sci__ref-inj0"]] == 1).all()
 
 
 def test_what_cannot_be_done_is_refused(tmp_path, pair, rooms):
@@ -73,7 +78,7 @@ def test_what_cannot_be_done_is_refused(tmp_path, pair, rooms):
         inject_pair(*pair, tmp_path / "out", rooms=none)
     with pytest.raises(InputError, match="does not exist; give a FITS file"):
         inject_pair(pair[0], tmp_path / "absent.fits", tmp_path / "out", rooms=rooms)
-    with pytest.raises(InputError, match="science and reference are both"):
+    with pytest.raises(InputError, match="science and reference are the same file"):
         inject_pair(pair[0], pair[0], tmp_path / "out", rooms=rooms)
     with pytest.raises(InputError, match="is not empty; name a new folder"):
         inject_pair(*pair, pair[0].parent, rooms=rooms)

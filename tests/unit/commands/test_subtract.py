@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,16 @@ import pytest
 import yaml
 from astropy.io import fits
 from astropy.wcs import WCS
+from click.testing import CliRunner
 
-from astrid.commands.exposure import load
+from astrid.cli import cli
+from astrid.commands.exposure import PairCompanions, load, load_pair
 from astrid.commands.inject import inject
 from astrid.commands.subtract import subtract
 from astrid.config.schema.imaging import ImagingConfig
 from astrid.config.validate import validate
 from astrid.core.errors import ImagingError, InputError
-from astrid.io.fits import read_difference
+from astrid.io.fits import read_difference, write_calibrated
 
 SIZE = 140
 
@@ -86,6 +89,9 @@ def test_impossible_injections_are_refused(tmp_path, pair, imaging):
     unknown = write(tmp_path / "u.fits", 3, BUNIT="MJy/sr")
     with pytest.raises(ImagingError, match="its gain is unknown"):
         inject(unknown, tmp_path / "i.fits", tmp_path / "t", calibrate=imaging.calibrate, number=5, snr=(9, 20), seed=3)
+    write_calibrated(tmp_path / "bare.fits", dataclasses.replace(load(pair[0], imaging.calibrate, role="science"), psf=None))
+    with pytest.raises(ImagingError, match="has no PSF, which the sources need; give --psf"):
+        inject(tmp_path / "bare.fits", tmp_path / "i.fits", tmp_path / "t", calibrate=imaging.calibrate, number=5, snr=(9, 20), seed=3)
     assert not (tmp_path / "i.fits").exists()
 
 
@@ -110,6 +116,33 @@ def test_paths_are_checked_first(tmp_path, pair, imaging):
         subtract(tmp_path, pair[1], tmp_path / "d.fits", **settings)
     with pytest.raises(InputError, match="does not exist"):
         subtract(tmp_path / "none.fits", pair[1], tmp_path / "d.fits", **settings)
+
+
+def test_companions_belong_to_their_own_side(tmp_path, pair, imaging):
+    noise, mask = tmp_path / "noise.fits", tmp_path / "mask.fits"
+    fits.writeto(noise, np.full((SIZE, SIZE), 11.0, np.float32))
+    bad = np.zeros((SIZE, SIZE), np.uint8)
+    bad[20:24, 30:34] = 1
+    fits.writeto(mask, bad)
+    science, reference = load_pair(*pair, imaging.calibrate, PairCompanions(science_noise=noise, reference_mask=mask))
+    plain = load_pair(*pair, imaging.calibrate, PairCompanions())
+    assert np.median(science.variance) == pytest.approx(121.0, rel=0.05)
+    assert np.median(plain[0].variance) < 100
+    assert np.median(reference.variance) == pytest.approx(np.median(plain[1].variance), rel=0.05)
+    masked = [(image.dq[20:24, 30:34] != 0).all() for image in (science, reference, plain[1])]
+    assert masked == [False, True, False]
+
+
+@pytest.mark.parametrize(("verb", "module"), [("subtract", "subtract"), ("inject-pair", "inject_pair")])
+def test_both_verbs_take_the_companions(verb, module, monkeypatch):
+    given = {}
+    monkeypatch.setattr(f"astrid.commands.{module}.{module}", lambda *_, companions, **__: given.update(vars(companions)))
+    names = ("science_psf", "reference_psf", "science_noise", "reference_noise", "science_mask", "reference_mask")
+    options = [word for name in names for word in (f"--{name.replace('_', '-')}", f"{name}.fits")]
+    result = CliRunner().invoke(cli, [verb, "a.fits", "b.fits", "-o", "out", *options], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert given == {name: Path(f"{name}.fits") for name in names}
+    assert PairCompanions(**given).files == tuple(given.values())
 
 
 def test_a_frame_with_an_overscan_is_raw_and_an_error_names_its_file(tmp_path, imaging):

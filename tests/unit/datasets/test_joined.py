@@ -1,7 +1,9 @@
 import numpy as np
 import pandas as pd
+import pytest
 
-from astrid.datasets.joined import JoinedStores
+from astrid.core.errors import DataSetError
+from astrid.datasets.joined import JoinedStores, as_training
 
 
 class Store:
@@ -40,3 +42,11 @@ def test_equal_names_of_two_stores_stay_apart():
 
 def test_the_digest_covers_every_store():
     assert joined().digest == joined().digest != joined("c").digest
+
+
+def test_parts_that_train_become_one():
+    splits = pd.DataFrame({"candidate_id": list("abcd"), "part": ["train", "validation", "test", "unused"], "group_id": ""})
+    assert as_training(splits, ("train",))["part"].tolist() == splits["part"].tolist()
+    assert as_training(splits, ("train", "test"))["part"].tolist() == ["train", "validation", "train", "unused"]
+    with pytest.raises(DataSetError, match="the part 'validation' cannot be trained on"):
+        as_training(splits, ("train", "validation"))

@@ -23,7 +23,7 @@ def test_tags_are_counted_by_true_cause() -> None:
         "candidates": 2, "tags": {"cosmic_ray": 1, "edge": 1}, "untagged": 1, "expected": ["cosmic_ray"], "recovered": 1,
     }  # fmt: skip
     assert got["satellite_trail"]["recovered"] == 1
-    assert (got["fringe"]["recovered"], got["fringe"]["untagged"]) == (None, 1)
+    assert (got["fringe"]["recovered"], got["fringe"]["untagged"]) == (0, 1)
     assert got[NOTHING]["tags"] == {"dipole": 1}
     assert got[SOURCE]["candidates"] == 1
 

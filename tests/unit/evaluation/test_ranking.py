@@ -6,24 +6,7 @@ from astrid.core.errors import DataSetError
 from astrid.evaluation.alerts import alert_context
 from astrid.evaluation.ranking import disagreements, evidence_group, join_evidence, rank_alerts, roc_curves
 from astrid.evaluation.report import render_alerts
-
-
-def evidence(groups):
-    rows = []
-    for k, group in enumerate(groups):
-        rows.append(
-            {
-                "survey": "ZTF",
-                "candid": str(k),
-                "objectId": f"ZTF{k // 2}",
-                "file": f"night/{k}.avro",
-                "braai_d6_m7_recomputed": 0.01 if group == "peer_low" else 0.9,
-                "solar_system_match_5arcsec": group == "strong",
-                "tnsclass": None,
-                "simbad_class": "S*" if group == "weak" else None,
-            }
-        )
-    return pd.DataFrame(rows)
+from support.evidence import evidence
 
 
 def scores(values, folder="/data/"):
@@ -74,6 +57,12 @@ def test_evidence_beats_the_peers_opinion():
     assert list(evidence_group(frame)) == ["strong", "weak", "peer_low", "peer_low"]
     frame["tnsclass"] = ["", "(TNS) SN Ia", None, ""]
     assert list(evidence_group(frame))[1] == "strong"
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_column_without_any_class_is_read_as_none():
+    frame = evidence(["strong", "peer_low", "other"]).assign(simbad_class=np.nan, tnsclass=np.nan)  # as an empty column of a CSV comes
+    assert list(evidence_group(frame)) == ["strong", "peer_low", "other"]
 
 
 def test_the_file_decides_where_an_alert_stands_in_two_files():

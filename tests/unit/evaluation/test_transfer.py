@@ -4,25 +4,9 @@ import pytest
 
 from astrid.evaluation.report import render_transfer
 from astrid.evaluation.transfer import compare, disagreement, transfer_context
+from support.evidence import evidence
 
 GROUPS = ["strong"] * 40 + ["peer_low"] * 40
-
-
-def evidence():
-    rows = [
-        {
-            "survey": "ZTF",
-            "candid": str(k),
-            "objectId": f"ZTF{k // 2}",
-            "file": f"night/{k}.avro",
-            "braai_d6_m7_recomputed": 0.01 if group == "peer_low" else 0.9,
-            "solar_system_match_5arcsec": group == "strong",
-            "tnsclass": None,
-            "simbad_class": None,
-        }
-        for k, group in enumerate(GROUPS)
-    ]
-    return pd.DataFrame(rows)
 
 
 def scores(values):
@@ -40,7 +24,7 @@ def outcomes():
 
 
 def test_the_summary_is_the_seeds_median_with_their_span(outcomes):
-    result = compare(outcomes, evidence())
+    result = compare(outcomes, evidence(GROUPS))
     assert [record["training"] for record in result["summary"]] == ["wide", "plain"]
     wide = result["summary"][0]
     seeds = sorted(r["roc_auc"] for r in result["ranking"] if r["training"] == "wide" and r["evidence"] == "strong")
@@ -50,7 +34,13 @@ def test_the_summary_is_the_seeds_median_with_their_span(outcomes):
 
 
 def test_other_surveys_are_looked_at(outcomes):
-    assert compare(outcomes, evidence())["surveys"][0] == {"training": "wide", "seed": 0, "survey": "WINTER", "alerts": 1, "median": 0.25}
+    assert compare(outcomes, evidence(GROUPS))["surveys"][0] == {
+        "training": "wide",
+        "seed": 0,
+        "survey": "WINTER",
+        "alerts": 1,
+        "median": 0.25,
+    }
 
 
 def test_every_disagreement_is_listed():
@@ -62,10 +52,14 @@ def test_every_disagreement_is_listed():
 
 
 def test_the_page_shows_the_best_training_and_its_disagreements(outcomes):
-    known = evidence()
+    known = evidence(GROUPS)
     result = compare(outcomes, known) | {
         "model": {"name": "braai", "normalization": "l2.v1"},
-        "trainings": [{"name": name, "folders": ["a", "b"], "real": 3, "bogus": 4, "digest": "f" * 64} for name in ("wide", "plain")],
+        "parts": ["train", "test"],
+        "trainings": [
+            {"name": name, "folders": ["a", "b"], "digest": "f" * 64, "real": 3, "bogus": 4, "validation_real": 1, "validation_bogus": 2}
+            for name in ("wide", "plain")
+        ],
     }
     asked = []
 
@@ -80,3 +74,4 @@ def test_the_page_shows_the_best_training_and_its_disagreements(outcomes):
     assert page.count("<figure") == len(context["pictures"]) == 4
     assert "braai" in page
     assert "a, b" in page
+    assert "The rows of the part train and of the part test train;" in page

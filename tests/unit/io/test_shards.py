@@ -1,4 +1,4 @@
-"""The triplet store: bounded writing, memory-mapped reading, equal bytes, and a sentence for every broken file."""
+"""The triplet store: bounded writing and reading, equal bytes, and a sentence for every broken file."""
 
 from __future__ import annotations
 
@@ -211,13 +211,6 @@ def test_columns_come_without_the_rest_of_the_table(tmp_path: Path) -> None:
     assert write(tmp_path / "e", []).columns(["label"]).shape == (0, 1)
     with pytest.raises(DataSetError, match="'colour' is no column of the triplets table"):
         store.columns(["label", "colour"])
-
-
-def test_shards_map_into_memory(tmp_path: Path) -> None:
-    store = write(tmp_path / "s", [6])
-    mapped = store.mapped(1)
-    assert not mapped.flags.writeable
-    np.testing.assert_array_equal(mapped, store.stamps([4, 5]))
 
 
 def test_a_pass_over_the_store_needs_the_memory_of_a_batch(tmp_path: Path) -> None:

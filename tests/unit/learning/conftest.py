@@ -87,7 +87,7 @@ def make_splits() -> Any:
 @pytest.fixture
 def augment_config() -> Any:
     """An AugmentConfig with everything off but what is asked for."""
-    off = dict.fromkeys(("shift", "swap", "share", "subpixel", "gain", "blur", "background", "gradient", "noise", "border"), 0)
+    off = dict.fromkeys(("shift", "swap", "share", "subpixel", "gain", "blur", "background", "gradient", "noise", "border", "cores"), 0)
     return lambda **on: validate(AugmentConfig, {"turns": "none", **off, **on}, path="train.augment")
 
 

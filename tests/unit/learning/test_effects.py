@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from astrid.core.runtime import rng_for
-from astrid.learning.effects import distort, plan
+from astrid.learning.effects import _white, distort, plan
 
-NAMES = ("subpixel", "gain", "blur", "background", "gradient", "noise", "border")
-STRONG = {"subpixel": 0.5, "gain": 0.1, "blur": 0.7, "background": 20.0, "gradient": 2.0, "noise": 0.5, "border": 20.0}
+NAMES = ("subpixel", "gain", "blur", "background", "gradient", "noise", "border", "cores")
+STRONG = {"subpixel": 0.5, "gain": 0.1, "blur": 0.7, "background": 20.0, "gradient": 2.0, "noise": 0.5, "border": 20.0, "cores": 6.0}
 NOISE = 5.0  # of science and reference, a pixel
 Y, X = np.mgrid[:63, :63] - 31.0
 WEIGHT = np.exp(-(X**2 + Y**2) / (2 * 1.4**2))
@@ -121,7 +121,7 @@ def test_masked_pixels_stay_masked_and_the_input_as_it_is(augment_config, name):
     assert np.isnan(out[:, :, :, 51:]).all()
     assert np.isnan(out[0, 1]).all()
     assert np.isnan(out[1]).all()
-    if name != "border":
+    if name not in ("border", "cores"):
         assert np.isfinite(out[2:, :, 2:-2, 2:48]).all()
 
 
@@ -233,6 +233,20 @@ def test_noise_lowers_the_snr_as_predicted(augment_config):
     assert out[:, 2, :, :20].std() / seen.stamps[:, 2, :, :20].std() == pytest.approx(predicted, rel=0.02)
 
 
+def test_white_noise_is_gaussian_uncorrelated_and_new_each_time():
+    drawn = _white(400, np.random.default_rng(0)).astype(np.float64)
+    assert np.abs(drawn.mean(axis=(1, 2))).max() < 4.5 / 63
+    assert drawn.std() == pytest.approx(1.0, abs=0.01)
+    assert np.mean(drawn**4) == pytest.approx(3.0, abs=0.05)
+    for axis in (1, 2):
+        assert abs(np.mean(drawn * np.roll(drawn, 1, axis))) < 0.005
+    flat = drawn.reshape(400, -1)
+    between = np.corrcoef(flat) - np.eye(400)
+    assert np.abs(between).max() < 0.1
+    assert len(np.unique(flat[:, 0])) > 390
+    np.testing.assert_array_equal(_white(400, np.random.default_rng(0)), drawn.astype(np.float32))
+
+
 def test_noise_is_measured_where_neighbours_do_not_count(augment_config):
     crowded = observed(32)
     rng = np.random.default_rng(0)
@@ -259,3 +273,22 @@ def test_borders_are_nan_and_stay_away_from_the_source(augment_config):
     strips = gone[:, 2].all(axis=1).any(axis=1) | gone[:, 2].all(axis=2).any(axis=1)
     assert 0.4 < strips.mean() < 0.9
     assert (gone[:, 2].any((1, 2)) & ~strips).mean() > 0.05  # corners
+
+
+def test_masked_cores_are_squares_about_the_brightest_neighbour_in_every_stamp(augment_config):
+    seen = observed(host=30.0)  # and a star of 600 at 14 px left of and 9 above the source
+    out = after(seen, augment_config(share=1.0, cores=6.0))
+    hole = np.isnan(out)
+    assert (hole == hole[:, :1]).all()
+    assert hole[:, 0, 40, 17].mean() > 0.95
+    sides = np.sqrt(hole[:, 0].sum(axis=(1, 2)))
+    np.testing.assert_array_equal(sides, np.rint(sides))
+    assert sides.min() <= 3
+    assert 11 <= sides.max() <= 13
+    assert not hole[:, :, 27:36, 27:36].any()
+    np.testing.assert_array_equal(out[~hole], seen.stamps[~hole])
+
+
+def test_without_a_bright_neighbour_no_core_is_masked(augment_config):
+    seen = observed(peak=1e4)
+    np.testing.assert_array_equal(after(seen, augment_config(share=1.0, cores=6.0)), seen.stamps)

@@ -11,7 +11,7 @@ from astrid.core.errors import DataSetError
 from astrid.core.runtime import rng_for
 from astrid.datasets.normalize import normalize
 from astrid.learning.effects import distort, plan
-from astrid.learning.loader import NormalizedStamps, ahead, batches, class_weights, epoch_order, select, stretch_of
+from astrid.learning.loader import NormalizedStamps, ahead, batches, class_weights, epoch_order, open_stamps, select, stretch_of
 
 
 def test_a_part_holds_labelled_scorable_rows_only(toy, splits):
@@ -84,6 +84,15 @@ def test_the_stretch_follows_from_where_the_stamps_are(toy):
     rows = np.arange(8)
     assert stretch_of(NormalizedStamps(toy, rows, "l2.v1", cache_bytes=1e9)) == 1
     assert stretch_of(NormalizedStamps(toy, rows, "l2.v1", cache_bytes=0)) > 1
+
+
+def test_parts_share_the_memory_and_the_first_comes_first(toy, splits):
+    parts = [select(toy.table, splits, name) for name in ("train", "validation")]
+    each = 3 * 63 * 63 * 4 / 1e6  # MB
+    for triplets, cached in ((64, [True, True]), (63, [True, False]), (47, [False, True]), (15, [False, False])):
+        opened = open_stamps(toy, parts, "l2.v1", cache_mb=triplets * each * 1.0001)
+        assert [stamps.cached for stamps in opened] == cached
+        assert sum(stamps.nbytes for stamps in opened) <= triplets * each * 1.0001e6
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 1e9])

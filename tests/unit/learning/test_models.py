@@ -21,6 +21,21 @@ def test_the_architectures_of_the_papers_are_followed(make_model):
     assert shapes == [(32, 3, 3, 3), (64, 32, 3, 3), (128, 64, 3, 3), (256, 128 * 49), (1, 256)]
 
 
+@pytest.mark.parametrize("name", ["astrid_cnn", "braai"])
+def test_relu_behind_the_pool_gives_the_values_and_gradients_of_relu_before_it(make_model, name):
+    model = models.build(make_model(name, width=4, dense=8)).eval()
+    layers = list(model.layers)
+    pools = [place for place, layer in enumerate(layers) if isinstance(layer, torch.nn.MaxPool2d)]
+    for place in pools:
+        layers[place], layers[place + 1] = layers[place + 1], layers[place]
+    assert all(isinstance(layers[place], torch.nn.ReLU) for place in pools)
+    triplets, gradients = torch.randn(4, 3, 63, 63), []
+    for network in (model.layers, torch.nn.Sequential(*layers)):
+        gradients.append(torch.autograd.grad(network(triplets).sum(), list(model.parameters())))
+    assert torch.equal(model.layers(triplets), torch.nn.Sequential(*layers)(triplets))
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+
+
 def test_initial_weights_keep_the_scale_of_l2_normalised_stamps(make_model):
     torch.manual_seed(0)
     model = models.build(make_model("braai")).eval()

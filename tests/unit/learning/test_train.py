@@ -61,6 +61,20 @@ def test_the_number_of_loaders_changes_nothing(toy, splits, make_model, make_tra
     assert losses[0] == losses[1]
 
 
+def test_bfloat16_learns_the_same_in_other_last_digits_and_repeats(make_toy, make_splits, make_model, make_train):
+    toy = make_toy(96)
+    losses = {}
+    for name in ("float32", "bfloat16", "again"):
+        cfg = make_train(epochs=6, patience=6, batch_size=8, learning_rate=0.002, precision="float32" if name == "float32" else "bfloat16")
+        result = train_from(toy, make_splits(toy), make_model(width=8, dense=32, dropout=0.0), cfg)
+        losses[name] = result.history["train_loss"].to_numpy()
+        assert {one.dtype for one in result.model.parameters()} == {torch.float32}
+    np.testing.assert_array_equal(losses["again"], losses["bfloat16"])
+    assert not np.array_equal(losses["float32"], losses["bfloat16"])
+    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.1)
+    assert losses["bfloat16"][-1] < 0.9 * losses["bfloat16"][0]
+
+
 def test_a_finished_training_is_taken_from_its_checkpoint(tmp_path, toy, splits, make_model, make_train):
     model_cfg, cfg = make_model(**SMALL), make_train()
     first = train_from(toy, splits, model_cfg, cfg, checkpoints=tmp_path)
@@ -98,6 +112,7 @@ def test_the_caller_keeps_its_random_state_and_threads(toy, splits, make_model, 
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
     assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory
 
 
 def test_test_stamps_are_not_read(toy, splits, make_model, make_train):

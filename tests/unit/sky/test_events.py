@@ -71,6 +71,18 @@ def test_outbursts_move_nothing_else_and_each_is_caught_by_an_exposure(scene_of:
     assert roles == {"reference", "science"}
 
 
+def test_variables_fill_their_range_with_amplitudes_down_to_the_least(scene_of: SceneOf) -> None:
+    cfg, plain = scene_of(variables=200)
+    _, wide = scene_of(variables=200, variable_range=8.0, amplitude_scatter=1.2, amplitude_least=0.02)
+    limit = np.mean([band.limit for band in cfg.surveys["simwide"].filters.values()])
+    old, new = ([source for source in scene.transients if source.kind == "variable"] for scene in (plain, wide))
+    for sources, least, bright in ((old, 0.12, 4.5), (new, 0.02, 8.0)):
+        amplitude, mean = np.array([(one.curve.amplitude, one.curve.mean) for one in sources]).T  # type: ignore[union-attr]
+        assert least <= amplitude.min() < 1.5 * least
+        assert bright - 0.3 < limit - mean.min() < bright
+    assert [(one.x, one.y, one.transient_type) for one in old] == [(one.x, one.y, one.transient_type) for one in new]
+
+
 def test_dwarf_nova_and_flare_return_to_quiet() -> None:
     nova = OutburstCurve("dwarf nova", 59000.0, 17.0, 21.0, 1.0, 5.0, 0.5, 0.0)
     assert nova.magnitude(58990.0, 500.0) == pytest.approx(21.0)

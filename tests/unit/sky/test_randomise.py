@@ -189,6 +189,18 @@ def test_impossible_draws_are_refused(
         expand(_config(values))
 
 
+def test_a_header_error_of_zero_has_no_logarithm(wide_values: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(ConfigError, match=r"simulate\.random\.header_shift = \[0, 1\] has no logarithm"):
+        expand(_config(wide_values(header_shift=[0.0, 1.0])))
+
+
+def test_turbulence_is_drawn_in_units_of_the_seeing(drawn: dict[str, SurveySpec], wide_values: Callable[..., dict[str, Any]]) -> None:
+    low, high = wide_values()["random"]["uniform"]["weather"]["image_motion"]
+    share = np.array([survey.weather.image_motion / survey.psf.fwhm for survey in drawn.values()])
+    assert low <= share.min() < low + 0.1 * (high - low)
+    assert high >= share.max() > high - 0.1 * (high - low)
+
+
 def test_a_backward_range_of_the_telescope_is_refused(wide_values: Callable[..., dict[str, Any]]) -> None:
     with pytest.raises(ConfigError, match=r"simulate\.random\.aperture = \[4, 2\] runs backwards"):
         expand(_config(wide_values(aperture=[4.0, 2.0])))

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from astrid.config.schema import ComputeConfig
 from astrid.core.cluster import DaskCluster
-from astrid.core.errors import AstridError, ConfigError, InputError, MissingDependencyError
+from astrid.core.errors import AstridError, InputError, MissingDependencyError
 from astrid.core.pool import LocalPool
-from astrid.stages.common import Job, executor, prune, quarantine, resume, run, settings
+from astrid.stages.common import Job, executor, prune, quarantine, resume, run
 
 
 def double(job: Job) -> dict[str, object]:
@@ -131,16 +130,6 @@ def test_prune_removes_what_no_job_made(tmp_path: Path) -> None:
     prune(tmp_path, [keep])
     assert keep.exists()
     assert not stale.parent.exists()
-
-
-def test_settings_validates_one_subtree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"params\.yaml is not here"):
-        settings(ComputeConfig, "compute")
-    Path("params.yaml").write_text("compute: {workers: 2, memory_gb: 0, retries: 1, dask: null}\n")
-    assert settings(ComputeConfig, "compute").workers == 2
-    with pytest.raises(ConfigError, match=r"no key imaging\.calibrate"):
-        settings(ComputeConfig, "imaging.calibrate")
 
 
 @pytest.mark.parametrize(("error", "code"), [(InputError("a.fits is broken; fetch it again."), 2), (KeyboardInterrupt(), 130)])

@@ -8,7 +8,23 @@ from pydantic import Field
 
 from astrid.config.schema._base import Fraction, NonNegative, Positive, PositiveCount, section
 
-Tag = Literal["cosmic_ray", "dipole", "edge", "extended", "ghost", "hot_pixel", "residual", "saturated", "trail"]
+Tag = Literal[
+    "column",
+    "cosmic_ray",
+    "crosstalk",
+    "diffuse",
+    "dipole",
+    "edge",
+    "extended",
+    "fringe",
+    "ghost",
+    "glint",
+    "hot_pixel",
+    "residual",
+    "saturated",
+    "step",
+    "trail",
+]
 
 
 @section
@@ -53,6 +69,13 @@ class TagsConfig:
 
     cosmic_sharpness: Positive  # peak over PSF-predicted peak
     cosmic_sigma: NonNegative  # sigma of the sharpness
+    cosmic_misfit: Fraction  # of the strength
+    faint_snr: Positive  # S/N
+    faint_sharpness: Positive  # peak over PSF-predicted peak
+    faint_chi2: Positive  # reduced
+    faint_elongation: Positive  # major over minor axis
+    faint_narrow: Fraction  # FWHM over the PSF's
+    faint_empty: Positive  # S/N in the other epoch
     hot_neighbour: Fraction  # of the PSF-predicted neighbour
     dipole_symmetry: Fraction
     residual_fwhm: Positive  # science FWHM
@@ -74,6 +97,30 @@ class TagsConfig:
     ghost_scale: tuple[Positive, Positive]  # distance of the ghost from the axis over the star's
     ghost_tolerance: Positive  # ghost's radii
     ghost_near: NonNegative  # ghost's radii
+    ghost_filled: Fraction  # of a disc's blocks
+    ghost_clear: Fraction  # of the blocks around it
+    ghost_share: Fraction  # of the strength
+    diffuse_share: Fraction  # of the strength
+    fringe_spacing: tuple[Positive, Positive]  # pixel, shortest and longest
+    fringe_contrast: Positive  # power of a mode over the mean of the others
+    fringe_share: Fraction  # of the strength
+    step_sigma: Positive  # sigma of the jumps
+    step_width_fwhm: Positive  # science FWHM
+    step_fwhm: Positive  # science FWHM
+    step_share: Fraction  # of the strength
+    column_length_fwhm: Positive  # science FWHM
+    column_sigma: Positive  # sigma of D's mean
+    crosstalk_fwhm: Positive  # science FWHM
+    crosstalk_share: Fraction  # of the star's flux
+    crosstalk_sigma: NonNegative  # sigma of the mirrored light
+    glint_empty: Positive  # S/N in the other epoch
+    glint_elongation: Positive  # major over minor axis
+    glint_snr: Positive  # S/N
+    glint_length: Positive  # FWHM over the PSF's
+    glint_spacing: tuple[Positive, Positive]  # pixel, least and most
+    glint_tolerance_fwhm: Positive  # science FWHM
+    glint_ratio: Positive  # of two flashes' strengths
+    glint_chance: Positive  # triples by chance
 
 
 @section

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from astrid.config.schema._base import Count, Fraction, NonNegative, Positive, PositiveCount, Seed, section
-
-Tag = Literal["cosmic_ray", "dipole", "residual", "saturated", "trail", "edge", "hot_pixel", "extended", "ghost"]
+from astrid.config.schema.candidates import Tag
 
 
 @section

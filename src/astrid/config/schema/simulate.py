@@ -45,6 +45,7 @@ class PsfSpec:
     spike_length: Positive  # pixel, over which a spike fades by e
     halo_fraction: Fraction  # flux of a bright star in its glare halo
     halo_radius: Positive  # pixel, of the glare halo
+    glare_from: Positive  # share of the full well that the peak of a star reaches which shows spikes, halo and ghost
     spike_turn: NonNegative  # deg, RMS by which the spikes turn between exposures (alt-azimuth mounts)
     glare_scatter: NonNegative  # sigma of the log of the flux in spikes and halo between exposures (dust, humidity)
 
@@ -59,6 +60,7 @@ class DetectorSpec:
     bias_structure: NonNegative  # ADU, amplitude of the fixed pattern
     full_well: Positive  # electron
     flat_scatter: NonNegative  # RMS pixel-to-pixel sensitivity
+    flat_error: NonNegative  # RMS of a pixel's response to a star that the flat does not know
     vignetting: Fraction  # loss in the corners
     dust: Count  # shadows of dust grains
     hot_pixels: NonNegative  # a Mpixel
@@ -88,6 +90,7 @@ class WeatherSpec:
     season_sky: NonNegative  # mag, amplitude over the year
     extinction: NonNegative  # mag, scale of the night's clouds
     refraction: NonNegative  # arcsec, RMS displacement of a star of unit colour by differential refraction
+    image_motion: NonNegative  # arcsec, RMS displacement of stars over the field by turbulence, in a single exposure
     cloud_patches: NonNegative  # RMS of a cloud's extinction over the field, relative to its mean
     gradient: NonNegative  # RMS relative change of the sky over half the image
     moon_glow: NonNegative  # relative excess of the sky in a corner under a full moon
@@ -119,6 +122,9 @@ class SceneSpec:
     peak_below: NonNegative  # mag
     fading: Fraction  # share of supernovae that shine in the reference
     variables: Count  # a field
+    variable_range: Annotated[float, Field(gt=0.3)]  # mag above the limit of the brightest variables' mean
+    amplitude_scatter: NonNegative  # sigma of the log of a variable's amplitude about its class's
+    amplitude_least: Positive  # mag, smallest amplitude of a variable
     outbursts: Count  # novae, dwarf novae and flares a field, each near one of its exposures
     asteroids: NonNegative  # mean number an exposure
 
@@ -130,6 +136,7 @@ class ArtifactSpec:
     cosmic_rays: NonNegative  # a Mpixel and science exposure; a reference has as many
     compact: Fraction  # share of cosmic rays that hit one to three pixels
     cosmic_charge: Positive  # electron, median of a compact hit
+    diffusion: NonNegative  # pixel, sigma by which a particle's charge spreads before the pixels collect it
     satellites: NonNegative  # mean number of trails an exposure
     glints: NonNegative  # mean number of glinting satellites a science exposure, each of a few dashes
     ghost_fraction: Fraction  # flux of a bright star in its ghost
@@ -214,7 +221,7 @@ class RandomSpec:
     exptime: Span  # s, even in its log
     reference_frames: Span  # exposures stacked in the reference, even in the log
     reference_age: Span  # d from the reference to the first season, even in the log
-    header_shift: Span  # pixel, largest error of the header's position
+    header_shift: Span  # pixel, largest error of the header's position, even in its log
     star_bright: Span  # mag by which the brightest star is beyond saturation
     star_faint: Span  # mag by which the faintest star is below the limit
     galaxy_bright: Span  # mag by which the brightest galaxy is above the limit

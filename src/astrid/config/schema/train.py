@@ -28,6 +28,7 @@ class AugmentConfig:
     gradient: NonNegative  # the same of a slope of one epoch's sky, at the stamp's edge
     noise: Annotated[float, Field(ge=0, le=1)]  # largest standard deviation of added noise, in units of the stamp's own
     border: Annotated[float, Field(ge=0, le=23)]  # px; widest strip beyond a chip's edge: NaN, at least 8.5 px from the source
+    cores: Annotated[float, Field(ge=0, le=8)]  # px; farthest that a mask about a bright neighbour's peak reaches to each side
 
 
 @section
@@ -57,6 +58,9 @@ class TrainConfig:
     augment: AugmentConfig
     baseline: BaselineConfig
     device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["float32", "bfloat16"]  # of the products of a training step; weights, loss, validation and scores stay float32
     threads: Count  # of torch on the CPU; 0 = every core; the last bits of a result depend on it
-    cache_mb: NonNegative  # MB; normalised stamps are kept in memory up to this size, beyond it each batch is read and normalised anew
+    cache_mb: (
+        NonNegative  # MB; normalised stamps stay in memory up to this size, training before validation; beyond it batches are read anew
+    )
     loaders: Count  # threads that prepare batches ahead of the training; 0 = in line; the result does not depend on it

@@ -48,6 +48,7 @@ class Detector:
     amplifier_gain: float = 0.0  # relative RMS drift of the second one's gain
     amplifier_offset: float = 0.0  # ADU, RMS drift of the second one's level
     pushing: float = 0.0  # strength of the brighter-fatter effect, pixel an electron
+    unflat: Floats | None = None  # response to a star over that to the flat's lamp
 
     @property
     def saturation(self) -> float:
@@ -97,6 +98,7 @@ def make_detector(cfg: SimulateConfig, survey: str, name: str) -> Detector:
         flat /= np.median(flat)
         mask[_dead(size, border)] = 1
     own = cfg.surveys[survey]
+    unflat = 1.0 + spec.flat_error * rng_for(cfg.seed, survey, name, "flat error").normal(size=(size, size)) if spec.flat_error else None
     columns_rng = rng_for(cfg.seed, survey, name, "hot columns")
     return Detector(
         name=name,
@@ -118,6 +120,7 @@ def make_detector(cfg: SimulateConfig, survey: str, name: str) -> Detector:
         amplifier_gain=spec.amplifier_gain,
         amplifier_offset=spec.amplifier_offset,
         pushing=brighter_fatter_strength(spec.brighter_fatter, own.psf.fwhm / own.pixel_scale, spec.full_well),
+        unflat=unflat,
     )
 
 
@@ -210,6 +213,8 @@ def _spill(line: Floats, start: int, step: int, surplus: float, full_well: float
 def expose(detector: Detector, photons: Floats, exptime: float, rng: np.random.Generator) -> Floats:
     """Charge (electrons) that light of the expected level `photons` (electrons in a pixel of unit response) leaves, with shot noise."""
     expected = photons * detector.flat
+    if detector.unflat is not None:
+        expected *= detector.unflat
     if detector.rolloff is not None:
         expected *= 1.0 + rng.normal(0.0, _EDGE_DRIFT) * detector.rolloff
     np.add.at(expected, (detector.hot_y, detector.hot_x), detector.hot_rate * exptime)

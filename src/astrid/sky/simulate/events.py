@@ -110,8 +110,9 @@ def variables(cfg: SimulateConfig, spec: SurveySpec, name: str, sky: Galaxies, r
     for number in range(1, spec.scene.variables + 1):
         kind = kinds[int(rng.integers(len(kinds)))]
         low, high = transients.PERIODS[kind]
-        mean = rng.uniform(limit - 4.5, limit - 0.3)
-        amplitude = float(np.clip(rng.lognormal(np.log(transients.AMPLITUDES[kind]), 0.5), 0.12, 5.0))
+        mean = rng.uniform(limit - spec.scene.variable_range, limit - 0.3)
+        amplitude = float(rng.lognormal(np.log(transients.AMPLITUDES[kind]), spec.scene.amplitude_scatter))
+        amplitude = float(np.clip(amplitude, spec.scene.amplitude_least, 5.0))
         curve = VariableCurve(kind, mean, amplitude, float(rng.uniform(low, high)), float(rng.random()), float(rng.normal(0.3, 0.4)))
         x, y = rng.uniform(inside, cfg.image_size - 1 - inside, 2)
         host, host_x, host_y = "", float("nan"), float("nan")

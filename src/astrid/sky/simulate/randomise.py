@@ -78,7 +78,7 @@ def _check(random: RandomSpec) -> None:
                 if name not in known.get(part, ()):
                     raise ConfigError(f"simulate.random.{law}.{part}.{name} names no key of a survey; remove it or mend its name.")
     spans = {name: value for name, value in vars(random).items() if isinstance(value, tuple) and name != "detectors"}
-    logs = {name: value for name, value in spans.items() if not name.startswith(("star", "galaxy", "header"))}
+    logs = {name: value for name, value in spans.items() if not name.startswith(("star", "galaxy"))}
     for law in ("uniform", "log", "integer"):
         for part, keys in getattr(random, law).items():
             spans |= {f"{law}.{part}.{name}": span for name, span in keys.items()}
@@ -129,7 +129,7 @@ def draw_survey(cfg: SimulateConfig, random: RandomSpec, index: int) -> SurveySp
         "reference_exptime": light.exptime,
         "reference_frames": max(round(frames), 1),
         "reference_lead": between("reference_age", _log),
-        "header_error": between("header_shift", _uniform) * values["pixel_scale"] / cfg.pointing.shift_max,
+        "header_error": between("header_shift", _log) * values["pixel_scale"] / cfg.pointing.shift_max,
         "detectors": random.detectors,
         "filters": {name: {**dataclasses.asdict(random.bands[name]), "zeropoint": light.zeropoint, "limit": light.limit}},
     }  # fmt: skip

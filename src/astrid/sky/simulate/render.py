@@ -104,11 +104,12 @@ def illuminate(world: World, visit: Visit) -> Light:
     level = optics.sky_level(spec, visit, conditions)
     psf = optics.make_psf(spec.psf, spec.pixel_scale, spec.filters[visit.filter].wavelength, conditions, size)
     scale = optics.flux_scale(spec, visit, conditions)
-    frame = Frame(visit, spec, conditions, psf, scale, float(np.sqrt(level + sensor.read_noise**2)))
 
     def own(effect: str) -> np.random.Generator:
         return rng_for(cfg.seed, visit.exposure_id, effect)
 
+    motion = weather.image_motion(spec.weather, size, spec.pixel_scale, visit.frames, own("image motion"))
+    frame = Frame(visit, spec, conditions, psf, scale, float(np.sqrt(level + sensor.read_noise**2)), motion)
     cloud = weather.cloud_map(spec.weather, size, conditions, own("clouds"))
     light = np.zeros((size, size))
     optics.add_galaxies(light, layer, psf, conditions.dither, scale)

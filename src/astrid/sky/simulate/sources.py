@@ -1,7 +1,7 @@
 """Everything that shines in one exposure, drawn with its PSF, and the truth about it.
 
 A mark of an unchanging star names the cause that makes it likeliest to be detected in a difference image: its own motion or
-refraction (dipole), a cloud that dims it (cloud), a trailed PSF (guiding), or none of these (residual).
+refraction or turbulence (dipole), a cloud that dims it (cloud), a trailed PSF (guiding), or none of these (residual).
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from astrid.sky.simulate.schedule import Visit
 Floats = NDArray[np.float64]
 Star = tuple[str, float, float, float]  # name, x, y, flux
 
-_BRIGHT = 0.25  # of the full well: a star whose peak pixel reaches this shows its spikes, halo and ghost
 _ASTEROID_STEPS = 7
 _DASHES = 6  # most flashes of a tumbling satellite that one image catches
 _DASH_LENGTH = 8.0  # pixel, longest
@@ -49,6 +48,14 @@ class Frame:
     psf: EffectivePsf
     scale: float  # electrons of a source of magnitude 0
     noise: float  # electrons a pixel, of sky and readout
+    motion: Floats | None = None  # pixel, displacement of stars in x and y at each pixel: (2, size, size)
+
+    def displaced(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        """Where stars at (x, y) are seen through the exposure's turbulence, pixel."""
+        if self.motion is None:
+            return x, y
+        column, row = (np.clip(np.rint(value), 0, self.motion.shape[1] - 1).astype(int) for value in (x, y))
+        return x + self.motion[0][row, column], y + self.motion[1][row, column]
 
     @property
     def wavelength(self) -> float:
@@ -79,13 +86,16 @@ def add_stars(light: Floats, frame: Frame, scene: Scene, sensor: Detector, cloud
     years = (frame.visit.mjd - _EPOCH) / _YEAR
     x = stars["x"] + conditions.dither[0] + stars["colour"] * conditions.refraction[0] + stars["pm_x"] * years
     y = stars["y"] + conditions.dither[1] + stars["colour"] * conditions.refraction[1] + stars["pm_y"] * years
+    rest = (x, y)
+    x, y = frame.displaced(x, y)
     magnitude = np.array([transients.band_magnitude(m, c, frame.wavelength) for m, c in zip(stars["mag"], stars["colour"], strict=True)])
     flux = frame.scale * 10 ** (-0.4 * magnitude)
     optics.add_points(light, frame.psf, x, y, flux, noise=frame.noise)
     names = [f"{frame.visit.field_id}-star{index:04d}" for index in range(len(stars))]
-    bright = np.flatnonzero(flux * frame.psf.profile[0] > _BRIGHT * sensor.full_well)
+    bright = np.flatnonzero(flux * frame.psf.profile[0] > frame.spec.psf.glare_from * sensor.full_well)
     found = [(names[index], float(x[index]), float(y[index]), float(flux[index])) for index in bright]
     moved = np.hypot(stars["pm_x"], stars["pm_y"]) + np.abs(stars["colour"] - np.median(stars["colour"])) * np.hypot(*conditions.refraction)
+    moved = moved + np.hypot(x - rest[0], y - rest[1])
     return found, _star_marks(frame, names, (x, y, flux), moved, cloud)
 
 
@@ -199,7 +209,7 @@ def add_transients(light: Floats, frame: Frame, scene: Scene) -> list[dict[str, 
     dx, dy = frame.conditions.dither
     size = light.shape[0]
     for source in scene.transients:
-        x, y = source.x + dx, source.y + dy
+        x, y = (float(value) for value in frame.displaced(np.asarray(source.x + dx), np.asarray(source.y + dy)))
         magnitude = source.curve.magnitude(frame.visit.mjd, frame.wavelength)
         flux = frame.scale * 10 ** (-0.4 * magnitude) if np.isfinite(magnitude) else 0.0
         optics.add_points(light, frame.psf, np.array([x]), np.array([y]), np.array([flux]), noise=0.0)

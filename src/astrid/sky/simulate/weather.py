@@ -13,7 +13,10 @@ from astrid.sky.simulate.optics import Conditions
 Floats = NDArray[np.float64]
 
 _KOLMOGOROV = -11.0 / 3.0  # index of the power spectrum of a cloud's column density
+_MOTION = -8.0 / 3.0  # the same of image motion, whose variance between two stars grows with the 2/3 power of their distance
 _COARSE = 64  # cells a side of the random fields
+_FINEST = 0.2  # cycles a cell: finer structure of a cloud or of silicon is left out
+_MOTION_FINEST = 5.0  # the same of image motion: as fine as the cells are
 _GLOW_BEND = 1.5  # e-foldings of scattered moonlight from the centre to the corner
 _VISIBLE = 1.0  # noise of a PSF: fainter structure gets no marks
 _FRINGE_RED = (700.0, 900.0)  # nm: no fringes below, the full amplitude at
@@ -23,12 +26,13 @@ _CELL = 8  # pixel, side of the cells of which each gives at most one mark
 _MESH = 32.0  # pixel, sigma of what a background mesh follows
 
 
-def random_field(size: int, index: float, rng: np.random.Generator) -> Floats:
-    """A smooth Gaussian random field of zero mean and unit RMS with the power spectrum k^index: (size, size)."""
+def random_field(size: int, index: float, rng: np.random.Generator, finest: float = _FINEST) -> Floats:
+    """A Gaussian random field of zero mean and unit RMS with the power spectrum k^index, smooth beyond `finest` (cycles a cell,
+    of which a side has 64): (size, size)."""
     fy, fx = fft.fftfreq(2 * _COARSE), fft.rfftfreq(2 * _COARSE)
     k = np.hypot(fy[:, None], fx[None, :])
     k[0, 0] = np.inf
-    amplitude = k ** (index / 2) * np.exp(-((k / 0.2) ** 2))
+    amplitude = k ** (index / 2) * np.exp(-((k / finest) ** 2))
     wild = fft.irfft2(amplitude * fft.rfft2(rng.normal(size=(2 * _COARSE, 2 * _COARSE))), s=(2 * _COARSE, 2 * _COARSE))
     smooth = ndimage.zoom(wild[:_COARSE, :_COARSE], size / _COARSE, order=3, mode="nearest", grid_mode=True)[:size, :size]
     smooth = smooth - smooth.mean()
@@ -96,6 +100,19 @@ def cloud_map(spec: WeatherSpec, size: int, conditions: Conditions, rng: np.rand
         return None
     extinction = np.maximum(mean * (1.0 + spec.cloud_patches * random_field(size, _KOLMOGOROV, rng)), 0.0)
     return np.asarray(10 ** (-0.4 * (extinction - mean)))
+
+
+def image_motion(spec: WeatherSpec, size: int, pixel_scale: float, frames: int, rng: np.random.Generator) -> Floats | None:
+    """Displacement (pixel, x and y) of stars at each pixel of an exposure, float64 (2, size, size); None without.
+
+    Turbulence moves the images of a field together only as far as they lie together: for half a minute and ten minutes of arc the
+    rest is some 0.05 arcsec, and falls with the root of the time (Lindegren 1980, A&A 89, 41; Zacharias 1996, PASP 108, 1135), so
+    with that of the number of averaged frames. No smooth registration follows its small scales.
+    """
+    if not spec.image_motion:
+        return None
+    rms = spec.image_motion / pixel_scale / np.sqrt(frames)
+    return np.asarray(rms * np.stack([random_field(size, _MOTION, rng, _MOTION_FINEST) for _ in range(2)]))
 
 
 def fringe_pattern(size: int, rng: np.random.Generator) -> Floats:

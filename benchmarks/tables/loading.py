@@ -1,0 +1,52 @@
+"""Training and its loader: rates of both and what the loader's batches leave of the training's, and memory that does not grow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.measure import ROOT, Options, Row, Table, in_process
+
+LOADING = 20_000.0  # triplets a second into batches with the default configuration's effects
+FLAT = 1.1  # memory at the end of a streamed epoch over that after its first batches
+SECONDS = 1800.0
+ORDERS = {"memory": "from memory", "disk": "from shards"}
+
+
+def run(options: Options) -> Table:
+    count = 4_096 if options.quick else 50_000
+    folder = options.scratch / "loading"
+    script = str(ROOT / "benchmarks" / "loading_work.py")
+    loaded = in_process([script, "write", str(folder), str(count)], memory_gb=options.memory_gb, seconds=SECONDS)
+    if "error" not in loaded:
+        loaded = in_process([script, "load", str(folder)], memory_gb=options.memory_gb, seconds=SECONDS)
+    trained = in_process([script, "train"], memory_gb=options.memory_gb, seconds=SECONDS)
+    return Table("Training and its loader: rates on one thread", [*_loaded(count, loaded), *_trained(loaded, trained)])
+
+
+def _loaded(count: int, done: dict[str, Any]) -> list[Row]:
+    if "error" in done:
+        return [Row("load", float("nan"), note=done["error"])]
+    rows = []
+    for where, words in ORDERS.items():
+        for effects in ("no", "default", "all"):
+            rate = done[f"{where} {effects}"]
+            target = {"target": f">= {LOADING:,.0f}", "passed": rate >= LOADING} if effects == "default" else {}
+            rows.append(Row(f"batches {words}, {effects} effects", rate, "triplets/s", note="CPU time, turns and swaps included", **target))
+    growth = done["peak_gb"] / done["early_gb"]
+    return [
+        *rows,
+        Row(f"memory of {count:,} triplets from shards", done["peak_gb"], "GB", note="peak of the process"),
+        Row("growth of it after 32 batches", growth, "x", target=f"<= {FLAT}", passed=growth <= FLAT),
+    ]
+
+
+def _trained(loaded: dict[str, Any], done: dict[str, Any]) -> list[Row]:
+    if "error" in done:
+        return [Row("train", float("nan"), note=done["error"])]
+    rows = []
+    for name, rate in done.items():
+        rows.append(Row(f"training of {name}", rate, "triplets/s", note="CPU time of steps of 64"))
+        if "error" not in loaded:
+            ratio = loaded["disk default"] / rate
+            rows.append(Row(f"loading from shards over it, {name}", ratio, "x", target=">= 1", passed=ratio >= 1))
+    return rows
