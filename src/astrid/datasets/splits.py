@@ -23,6 +23,7 @@ from astrid.io.tables import SPLITS, TRIPLETS, Table, conform
 if TYPE_CHECKING:
     from astrid.config.schema.split import SplitConfig
 
+_TRAINING_ONLY = "training_only"
 _BOTH = 2  # parts that training is still to be divided into: training itself and validation
 
 Bools = NDArray[np.bool_]
@@ -41,7 +42,7 @@ def split_rows(table: pd.DataFrame, cfg: SplitConfig, near: pd.DataFrame | None 
 
     `table`: TRIPLETS or their `COLUMNS`, in any order (the assignment depends on the rows, not on their order); `near`: pairs of
     candidate_ids (first, second) that belong together, as `find_near` gives them. Returns SPLITS, in the table's order;
-    unlabelled rows are unused. Raises `DataSetError` when a part would lack a class, with its counts, or when a name that is to
+    unlabelled rows are unused. Raises `DataSetError` when a part would lack a class, with its counts (not for "training_only"), or when a name that is to
     be held out is not in the table.
     """
     table = conform(table[[name for name in table.columns if name in COLUMNS]], _USED, source="the triplet table")
@@ -52,7 +53,7 @@ def split_rows(table: pd.DataFrame, cfg: SplitConfig, near: pd.DataFrame | None 
     test_groups = test_groups.union(_straddlers(rows, wants_test, cfg))
     in_test = rows["group_id"].isin(test_groups).to_numpy()
     kept = in_test == wants_test
-    validation = _pick(_summary(rows[~in_test & kept]), cfg.validation_fraction, leave=1, seed=cfg.seed, purpose="validation")
+    validation = _validation(rows[~in_test & kept], cfg)
     rows["part"] = np.where(in_test, "test", np.where(rows["group_id"].isin(validation), "validation", "train"))
     rows.loc[~kept, "part"] = UNUSED
     _check_classes(rows, cfg)
@@ -96,6 +97,17 @@ def unused_counts(table: pd.DataFrame, splits: pd.DataFrame) -> dict[str, int]:
     labels = table.set_index("candidate_id")["label"].loc[splits["candidate_id"]].to_numpy()
     unused = (splits["part"] == UNUSED).to_numpy()
     return {"unlabelled": int((unused & (labels < 0)).sum()), "straddling": int((unused & (labels >= 0)).sum())}
+
+
+def _validation(rows: pd.DataFrame, cfg: SplitConfig) -> pd.Index:
+    """The groups of the training side that become validation."""
+    if cfg.strategy == _TRAINING_ONLY:
+        return pd.Index([], dtype=object)
+    return _pick(_summary(rows), cfg.validation_fraction, leave=1, seed=cfg.seed, purpose="validation")
+
+
+def _training_only(rows: pd.DataFrame, _: SplitConfig) -> Bools:
+    return np.zeros(len(rows), dtype=bool)
 
 
 def _temporal(rows: pd.DataFrame, cfg: SplitConfig) -> Bools:
@@ -147,6 +159,7 @@ _STRATEGIES = {
     "cross_instrument": _cross_instrument,
     "cross_survey": _cross_survey,
     "random_grouped": _random_grouped,
+    _TRAINING_ONLY: _training_only,
 }
 
 
@@ -201,7 +214,7 @@ def _pick(groups: pd.DataFrame, share: float, *, leave: int, seed: int, purpose:
 
 def _check_classes(rows: pd.DataFrame, cfg: SplitConfig) -> None:
     counts = part_counts(rows)
-    for part in PARTS:
+    for part in () if cfg.strategy == _TRAINING_ONLY else PARTS:
         if not (counts[part]["real"] and counts[part]["bogus"]):
             said = "; ".join(f"{name} {counts[name]['real']} real and {counts[name]['bogus']} bogus" for name in (*PARTS, UNUSED))
             raise DataSetError(

@@ -37,6 +37,7 @@ _SPLITS = {
     "temporal": "split by time",
     "cross_instrument": "split by instrument",
     "cross_survey": "split by survey",
+    "training_only": "nothing held out",
     "random_grouped": "split at random by whole groups",
 }
 

@@ -104,9 +104,15 @@ class _Run:
     weights: torch.Tensor  # (2,) of the loss, bogus and real
 
     @property
+    def rows(self) -> int:
+        """Triplets that an epoch visits."""
+        count = len(self.training.labels)
+        return min(count, self.cfg.epoch_rows) if self.cfg.epoch_rows else count
+
+    @property
     def steps(self) -> int:
         """Optimiser steps an epoch."""
-        return math.ceil(len(self.training.labels) / self.cfg.batch_size)
+        return math.ceil(self.rows / self.cfg.batch_size)
 
 
 def training_key(store: Triplets, splits: pd.DataFrame, model_cfg: ModelConfig, train_cfg: TrainConfig) -> str:
@@ -241,7 +247,7 @@ def _fit(run: _Run, state: _State, checkpoint: Checkpoint | None, on_epoch: OnEp
         log.info(
             "epoch %d of %d: loss %.4f, validation loss %.4f, AUCPR %.4f, %.0f triplets/s",
             *(row["epoch"], run.cfg.epochs, row["train_loss"], row["validation_loss"], row["validation_aucpr"]),
-            len(run.training.labels) / seconds,
+            run.rows / seconds,
         )
         if on_epoch is not None:
             on_epoch(dict(row))
@@ -269,7 +275,7 @@ def _epoch(run: _Run, state: _State, epoch: int) -> dict[str, float]:
         )
     return {
         "epoch": epoch + 1,
-        "train_loss": total / len(labels),
+        "train_loss": total / run.rows,
         "validation_loss": loss,
         "validation_aucpr": float(average_precision_score(run.validation.labels, scores)),
         "learning_rate": learning_rate(cfg, epoch * run.steps, run.steps),
@@ -285,7 +291,7 @@ def _jobs(run: _Run, epoch: int) -> Iterator[Callable[[], tuple[Rows, torch.Tens
         draws = partial(_draws, run, epoch, number)
         return chosen, augment(stamps.distorted(chosen, cfg.augment, draws), draws)
 
-    for number, chosen in enumerate(batches(order, cfg.batch_size)):
+    for number, chosen in enumerate(batches(order[: run.rows], cfg.batch_size)):
         yield partial(make, number, chosen)
 
 

@@ -114,7 +114,7 @@ def _stored(path: Path) -> Mapping[str, Any]:
 
 
 def _positive_fraction(counts: dict[str, int]) -> float:
-    return counts["real"] / (counts["real"] + counts["bogus"])
+    return counts["real"] / max(1, counts["real"] + counts["bogus"])
 
 
 if __name__ == "__main__":

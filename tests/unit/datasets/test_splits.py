@@ -151,6 +151,15 @@ def test_rare_reals_reach_every_part() -> None:
         assert all(report.counts[part]["real"] > 0 for part in ("train", "validation", "test"))
 
 
+def test_training_only_holds_nothing_out_and_needs_no_second_class() -> None:
+    rows = table()
+    splits = split_rows(rows, config("training_only")).set_index("candidate_id")
+    assert (splits.loc[rows["candidate_id"][rows["label"] >= 0], "part"] == "train").all()
+    assert (splits.loc[rows["candidate_id"][rows["label"] < 0], "part"] == "unused").all()
+    reals = split_rows(rows[rows["label"] == 1].reset_index(drop=True), config("training_only"))
+    assert (reals["part"] == "train").all()
+
+
 def test_groups_join_everything_that_is_shared() -> None:
     rows = pd.DataFrame(
         {

@@ -125,6 +125,17 @@ def test_test_stamps_are_not_read(toy, splits, make_model, make_train):
     assert set(read) == {*range(40), *range(48, 64)}
 
 
+def test_an_epoch_may_visit_a_part_of_the_set_another_each_time(toy, splits, make_model, make_train):
+    read: list[int] = []
+    stamps = toy.stamps
+    toy.stamps = lambda indices: read.extend(map(int, indices)) or stamps(indices)
+    result = train_from(toy, splits, make_model(**SMALL), make_train(epochs=3, epoch_rows=20, cache_mb=0, loaders=0))
+    training = [row for row in read if row < 48][1:]  # the first gives the shape
+    assert len(training) == 3 * 20
+    assert 20 < len(set(training)) <= 48
+    assert 0.1 < result.history["train_loss"][0] < 2.0
+
+
 def test_an_empty_class_stops_training_before_it_begins(toy, splits, make_model, make_train):
     toy.table.loc[:47, "label"] = 1
     with pytest.raises(DataSetError, match="the part 'train' holds 48 real and 0 bogus"):

@@ -79,6 +79,17 @@ def test_table_wins_over_the_header_and_names_extensions(tmp_path: Path, folder_
     assert frame["hdu"].tolist() == ["N1", "2"]
 
 
+def test_a_table_may_name_a_file_elsewhere_with_its_companion_beside_it(tmp_path: Path, folder_cfg: Config) -> None:
+    inside, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+    inside.mkdir()
+    elsewhere.mkdir()
+    _hdu().writeto(elsewhere / "a.fits")
+    _hdu().writeto(elsewhere / "a.noise.fits")
+    (inside / "t.csv").write_text(f"path,role\n{elsewhere / 'a.fits'},science\n")
+    row = read_folder(folder_cfg(root=str(inside), table="t.csv", role_rule=None)).iloc[0]
+    assert row["noise_path"] == (elsewhere / "a.noise.fits").as_posix()
+
+
 @pytest.mark.parametrize(
     ("hdu", "reason"),
     [

@@ -26,7 +26,7 @@ class SplitConfig:
     """One strategy and its numbers; a key that a strategy does not use is kept but has no effect."""
 
     seed: Seed
-    strategy: Literal["temporal", "cross_instrument", "cross_survey", "random_grouped"]
+    strategy: Literal["temporal", "cross_instrument", "cross_survey", "random_grouped", "training_only"]
     test_fraction: Share  # temporal: share of rows after the cut; random_grouped: share of the test part
     validation_fraction: Share  # share of the training side that becomes validation
     cut_mjd: float | None  # d; temporal: the cut itself; null = the quantile that test_fraction asks for

@@ -45,6 +45,7 @@ class TrainConfig:
 
     seed: Seed
     epochs: PositiveCount  # at most
+    epoch_rows: Count  # triplets of one epoch at most, drawn anew each time; 0 = all
     patience: PositiveCount  # epochs without a better validation AUCPR before training stops
     min_delta: NonNegative  # smallest gain in validation AUCPR that counts as better
     batch_size: PositiveCount  # triplets
