@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -204,3 +206,10 @@ def test_turbulence_is_drawn_in_units_of_the_seeing(drawn: dict[str, SurveySpec]
 def test_a_backward_range_of_the_telescope_is_refused(wide_values: Callable[..., dict[str, Any]]) -> None:
     with pytest.raises(ConfigError, match=r"simulate\.random\.aperture = \[4, 2\] runs backwards"):
         expand(_config(wide_values(aperture=[4.0, 2.0])))
+
+
+def test_a_world_of_many_surveys_holds_few_sensors(wide_values: Callable[..., dict[str, Any]]) -> None:
+    world = World(_config(wide_values(surveys=12)))
+    sensors = [weakref.ref(world.detector(name, spec.detectors[0])) for name, spec in world.cfg.surveys.items()]
+    gc.collect()
+    assert [sensor() is not None for sensor in sensors] == [False] * 4 + [True] * 8

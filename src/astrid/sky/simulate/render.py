@@ -37,15 +37,16 @@ Floats = NDArray[np.float64]
 CALIBRATION = ("bias", "flat", "mask")
 
 _FIELDS_IN_MEMORY = 2
+_SENSORS_IN_MEMORY = 8
 _TRAIL_WIDTH = 0.6  # sigma of a satellite trail over the seeing's FWHM
 
 
 @dataclass(eq=False)
 class World:
-    """The synthetic surveys, with the sensors and the last fields kept in memory; it holds no randomness of its own."""
+    """The synthetic surveys, with the last sensors and fields kept in memory; it holds no randomness of its own."""
 
     cfg: SimulateConfig
-    _detectors: dict[tuple[str, str], Detector] = field(default_factory=dict)
+    _detectors: OrderedDict[tuple[str, str], Detector] = field(default_factory=OrderedDict)
     _fields: OrderedDict[str, tuple[Scene, NDArray[np.complex64]]] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
@@ -55,6 +56,8 @@ class World:
         """A survey's sensor."""
         if (survey, name) not in self._detectors:
             self._detectors[survey, name] = make_detector(self.cfg, survey, name)
+            while len(self._detectors) > _SENSORS_IN_MEMORY:
+                self._detectors.popitem(last=False)
         return self._detectors[survey, name]
 
     def sensor(self, visit: Visit) -> Detector:
