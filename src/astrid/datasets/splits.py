@@ -42,8 +42,8 @@ def split_rows(table: pd.DataFrame, cfg: SplitConfig, near: pd.DataFrame | None 
 
     `table`: TRIPLETS or their `COLUMNS`, in any order (the assignment depends on the rows, not on their order); `near`: pairs of
     candidate_ids (first, second) that belong together, as `find_near` gives them. Returns SPLITS, in the table's order;
-    unlabelled rows are unused. Raises `DataSetError` when a part would lack a class, with its counts (not for "training_only"), or when a name that is to
-    be held out is not in the table.
+    unlabelled rows are unused. Raises `DataSetError` when a part would lack a class, with its counts ("training_only" has one part
+    and asks for none), or when a name that is to be held out is not in the table.
     """
     table = conform(table[[name for name in table.columns if name in COLUMNS]], _USED, source="the triplet table")
     rows = table[table["label"] >= 0].sort_values("candidate_id", kind="stable").reset_index(drop=True)
