@@ -212,20 +212,27 @@ def inject_pair(
 
 @cli.command()
 @click.argument("inputs", type=existing, nargs=-1, required=True)
-@click.option("-o", "--output", type=target, required=True, help="Score table to write (Parquet).")
+@click.option("-o", "--output", type=target, required=True, help="Score table to write: Parquet, or CSV where it ends in .csv.")
 @click.option("--model", default="models/export", show_default=True, help="Model folder, or models:/NAME@ALIAS of the registry.")
+@click.option(
+    "--target",
+    type=click.Choice(["auto", "onnx", "onnx-int8", "tflite-int8", "edgetpu"]),
+    default="auto",
+    show_default=True,
+    help="Which artifact of the model; auto takes the best that this machine can run.",
+)
 @click.option("--batch", type=click.IntRange(min=1), default=256, show_default=True, help="Triplets a batch.")
 @click.option("--evidence", type=existing, help="Table of independent evidence, to report how the scores rank it.")
 @click.option("--report", type=target, default="reports/alerts.json", show_default=True, help="Where the ranking is written.")
-def score(inputs: tuple[Path, ...], output: Path, model: str, batch: int, evidence: Path | None, report: Path) -> None:
-    """Score alerts, triplet stores or difference products.
+def score(inputs: tuple[Path, ...], output: Path, model: str, target: str, batch: int, evidence: Path | None, report: Path) -> None:
+    """Score alerts, triplets or difference products.
 
-    INPUTS are Avro files, folders of them, tar archives, folders of a triplet store, or difference products (FITS). Every alert
-    and candidate gets a row in the table: a score, or the reason why there is none.
+    INPUTS are Avro files, folders of them, tar archives, folders of a triplet store, triplets as an array (.npy or FITS), or
+    difference products (FITS). Every alert and candidate gets a row in the table: a score, or the reason why there is none.
     """
     from astrid.commands.score import score as run
 
-    run(list(inputs), output, model=model, batch=batch, evidence=evidence, report=report)
+    run(list(inputs), output, model=model, target=target, batch=batch, evidence=evidence, report=report)
 
 
 @cli.command()
@@ -315,12 +322,105 @@ def registry() -> None:
     """The model registry."""
 
 
+_ASPECT = click.option("-S", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting, e.g. registry.gates.champion.better=true.")
+_TO = click.option(
+    "--to", type=click.Choice(["onnx", "tflite-int8", "edgetpu"]), default="onnx", show_default=True, help="Target whose champion is meant."
+)
+
+
+def _registry_settings(overrides: tuple[str, ...]) -> Any:
+    from astrid.commands.settings import section
+    from astrid.config.schema import RegistryConfig
+
+    return section(RegistryConfig, "registry", overrides)
+
+
+def _compiler_settings(overrides: tuple[str, ...], path: str | None = None, limit: float | None = None) -> Any:
+    from dataclasses import replace
+
+    from astrid.commands.settings import section
+    from astrid.config.schema.integer import CompilerConfig
+
+    configured = section(CompilerConfig, "export.integer.compiler", overrides)
+    return replace(configured, path=path or configured.path, limit=limit or configured.limit)
+
+
 @registry.command("list")
-def registry_list() -> None:
+@_ASPECT
+def registry_list(overrides: tuple[str, ...]) -> None:
     """List registered models with their aliases, metrics and digests."""
     from astrid.commands.registry import list_models as run
 
-    run()
+    run(_registry_settings(overrides))
+
+
+@registry.command("show")
+@click.argument("version", default="onnx-champion")
+@_ASPECT
+def registry_show(version: str, overrides: tuple[str, ...]) -> None:
+    """Show a VERSION (a number or an alias; default: the ONNX champion): tags, artifacts, its lines of the journal."""
+    from astrid.commands.registry import show as run
+
+    run(version, _registry_settings(overrides))
+
+
+@registry.command("promote")
+@click.argument("version", default="candidate")
+@_TO
+@click.option("--why", default="by hand", show_default=True, help="The reason, for the journal.")
+@_ASPECT
+def registry_promote(version: str, to: str, why: str, overrides: tuple[str, ...]) -> None:
+    """Make a VERSION (a number or an alias; default: the candidate) the champion of a target, if every gate passes.
+
+    The targets are a ladder: tflite-int8 needs the champion of onnx, and `--to edgetpu` takes tflite-int8 on the way.
+    """
+    from astrid.commands.registry import promote_version as run
+
+    run(version, to, why, _registry_settings(overrides), _compiler_settings(overrides))
+
+
+@registry.command("rollback")
+@_TO
+@click.option("--why", default="by hand", show_default=True, help="The reason, for the journal.")
+@_ASPECT
+def registry_rollback(to: str, why: str, overrides: tuple[str, ...]) -> None:
+    """Give a target back to the champion before; again and again goes back further."""
+    from astrid.commands.registry import rollback as run
+
+    run(to, why, _registry_settings(overrides))
+
+
+@registry.command("history")
+@click.option("--limit", type=click.IntRange(min=0), default=0, show_default=True, help="Newest entries to show; 0 = all.")
+@_ASPECT
+def registry_history(limit: int, overrides: tuple[str, ...]) -> None:
+    """Print the journal: who changed which alias, when, from what to what, why, and what the gates said."""
+    from astrid.commands.registry import history as run
+
+    run(limit, _registry_settings(overrides))
+
+
+@registry.command("diff")
+@click.argument("first", default="candidate")
+@click.argument("second", default="onnx-champion")
+@_ASPECT
+def registry_diff(first: str, second: str, overrides: tuple[str, ...]) -> None:
+    """Say in what two versions differ, FIRST minus SECOND (default: the candidate minus the ONNX champion)."""
+    from astrid.commands.registry import diff as run
+
+    run(first, second, _registry_settings(overrides))
+
+
+@registry.command("compile")
+@click.argument("version", default="tflite-int8-champion")
+@click.option("--compiler", help="Path of edgetpu_compiler; default: as configured, else the one on PATH.")
+@click.option("--limit", type=click.FloatRange(min=1), help="Seconds that the compiler may take; default: as configured.")
+@_ASPECT
+def registry_compile(version: str, compiler: str | None, limit: float | None, overrides: tuple[str, ...]) -> None:
+    """Compile the integer artifact of a VERSION for the Edge TPU, keep it with the version, and promote it there."""
+    from astrid.commands.registry import compile_version as run
+
+    run(version, _registry_settings(overrides), _compiler_settings(overrides, compiler, limit))
 
 
 def main() -> None:

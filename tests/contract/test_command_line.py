@@ -11,7 +11,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE_WORD = ("doctor", "params", "subtract", "detect", "inject", "forced", "asteroids", "score", "registry")
-VERBS = [[], *([verb] for verb in ONE_WORD), ["registry", "list"]]
+VERBS = [
+    [],
+    *([verb] for verb in ONE_WORD),
+    *(["registry", verb] for verb in ("list", "show", "promote", "rollback", "history", "diff", "compile")),
+]
 
 
 def astrid(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

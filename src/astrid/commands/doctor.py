@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import importlib.util
 import os
@@ -15,14 +14,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+from astrid.serving import runtimes
 
 REQUIRED = (
     "numpy", "scipy", "pandas", "pyarrow", "astropy", "photutils", "reproject", "astroquery", "sep", "astroscrappy", "pyfftw",
     "galsim", "torch", "torchvision", "scikit-learn", "onnx", "onnxruntime", "onnxscript", "mlflow", "dvc", "hydra-core", "optuna",
     "fastavro", "cramjam",
 )  # fmt: skip
+TRAINING = ("torch", "mlflow", "dvc")  # without all of them this is no place for the pipeline, and need not be
+SCORING = ("numpy", "astropy")
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,13 @@ def doctor() -> int:
 
 def _show(findings: list[Finding]) -> None:
     """A table on a terminal, one plain line a finding elsewhere."""
-    if not sys.stdout.isatty():
+    if not sys.stdout.isatty() or importlib.util.find_spec("rich") is None:
         for finding in findings:
             print(f"{finding.topic}: {finding.state}: {finding.detail}")
         return
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(show_header=True, header_style="bold", box=None, pad_edge=False)
     for title in ("what", "state", "found"):
         table.add_column(title, overflow="fold")
@@ -70,49 +73,62 @@ def _packages() -> Iterator[Finding]:
         except importlib.metadata.PackageNotFoundError:
             missing.append(name)
     yield Finding("packages", "ok", ", ".join(versions))
-    if missing:
+    if not missing:
+        return
+    if set(TRAINING) <= set(missing) and not set(SCORING) & set(missing):
+        yield Finding("pipeline", "absent", "this installation scores with a model folder only; `make setup` installs the whole")
+    else:
         yield Finding("packages", "broken", f"missing: {', '.join(missing)}; run `make setup`")
 
 
 def _accelerators() -> Iterator[Finding]:
+    if importlib.util.find_spec("torch") is None:
+        return
     import torch
 
     if torch.cuda.is_available():
         yield Finding("GPU", "ok", torch.cuda.get_device_name(0))
     else:
         yield Finding("GPU", "absent", "torch sees no CUDA device; training runs on the CPU")
-    import onnxruntime
-
-    yield Finding("ONNX Runtime", "ok", ", ".join(onnxruntime.get_available_providers()))
 
 
 def _torchvision() -> Iterator[Finding]:
+    if importlib.util.find_spec("torch") is None:
+        return
     from astrid.learning.shim import ensure_torchvision
 
     shimmed = ensure_torchvision()
     yield Finding("torchvision", "ok", "imports with the operator schemas that AstrID declares" if shimmed else "imports as published")
 
 
+def _runtimes() -> Iterator[Finding]:
+    """What a model folder can be scored with; without any runtime nothing can."""
+    onnx, tflite = runtimes.onnx_runtime(), runtimes.tflite_runtime()
+    if onnx.there:
+        providers = ", ".join(runtimes.load_onnx().get_available_providers())
+        yield Finding(onnx.name, "ok", f"{onnx.detail}: {providers}")
+    for found in (tflite,) if onnx.there else (onnx, tflite):
+        yield _of(found)
+    if not onnx.there and not tflite.there:
+        yield Finding("scoring", "broken", "no runtime is here, so no model folder can be scored with; install one of the two")
+
+
 def _edge() -> Iterator[Finding]:
-    try:
-        ctypes.CDLL("libedgetpu.so.1")
-        yield Finding("Edge TPU delegate", "ok", "libedgetpu.so.1")
-    except OSError:
-        yield Finding("Edge TPU delegate", "absent", "libedgetpu.so.1 is not on this machine; integer models would run on the CPU")
+    library = runtimes.delegate()
+    yield _of(library, "" if library.there else " Integer models run on the CPU.")
     compiler = shutil.which("edgetpu_compiler")
-    yield Finding("Edge TPU compiler", "ok" if compiler else "absent", compiler or "edgetpu_compiler is not on the path")
-    yield _pycoral()
+    advice = "edgetpu_compiler is not on the path; promotion ends at the integer model, and `astrid registry compile` finishes it elsewhere"
+    yield Finding("Edge TPU compiler", "ok" if compiler else "absent", compiler or advice)
+    yield _of(runtimes.pycoral())
 
 
-def _pycoral() -> Finding:
-    if importlib.util.find_spec("pycoral") is None:
-        return Finding("pycoral", "absent", "Google's pycoral is not installed; it comes from Coral's own package source")
-    if importlib.util.find_spec("pycoral.utils") and importlib.util.find_spec("pycoral.utils.edgetpu"):
-        return Finding("pycoral", "ok", "Google's pycoral")
-    return Finding("pycoral", "absent", "the installed pycoral is another project of that name (from PyPI); remove it, install Google's")
+def _of(found: runtimes.Found, consequence: str = "") -> Finding:
+    return Finding(found.name, "ok" if found.there else "absent", found.detail + consequence)
 
 
 def _stores() -> Iterator[Finding]:
+    if importlib.util.find_spec("mlflow") is None:
+        return
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     database = Path("mlflow.db")
     if uri:
@@ -134,4 +150,4 @@ def _dvc_remotes() -> list[str]:
     return done.stdout.split() if done.returncode == 0 else []
 
 
-CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (_machine, _packages, _accelerators, _torchvision, _edge, _stores)
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (_machine, _packages, _accelerators, _torchvision, _runtimes, _edge, _stores)

@@ -1,22 +1,28 @@
-"""`astrid score`: alerts, triplet stores or difference products -> a table of scores, and how it ranks independent evidence."""
+"""`astrid score`: alerts, triplets or difference products -> a table of scores, and how it ranks independent evidence.
+
+Scoring imports numpy and a runtime alone; pandas comes with a Parquet table or with evidence.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from astrid.commands.paths import check_outputs
-from astrid.core.errors import InputError
+from astrid.core.errors import InputError, MissingDependencyError
 from astrid.core.records import Triplet
 from astrid.core.runtime import atomic_path, rng_for, write_json
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from astrid.config.schema.candidates import CandidatesConfig
     from astrid.serving.score import Scored
 
@@ -27,29 +33,42 @@ _REASONS_SHOWN = 12
 
 
 def score(
-    inputs: list[Path], output: Path, *, model: str = "models/export", batch: int = 256, evidence: Path | None = None, report: Path = REPORT
+    inputs: list[Path],
+    output: Path,
+    *,
+    model: str = "models/export",
+    target: str = "auto",
+    batch: int = 256,
+    evidence: Path | None = None,
+    report: Path = REPORT,
 ) -> None:
     """Score the inputs with a model folder or a registry URI (models:/NAME@ALIAS), write SCORES and print what was found.
 
-    With `evidence`, a CSV of independent evidence an alert, the ranking is written to `report` and, as a page, beside it.
+    `target` names the artifact and with it the runtime; "auto" is the best that this machine can run. With `evidence`, a CSV of
+    independent evidence an alert, the ranking is written to `report` and, as a page, beside it; that needs a Parquet table.
     """
     from astrid.serving.engine import ScoringEngine
-    from astrid.serving.score import check_inputs, difference_products, score_inputs
+    from astrid.serving.score import check_inputs, needs_candidates, score_inputs
 
     check_inputs(inputs)
+    if evidence is not None and output.suffix.lower() == ".csv":
+        raise InputError(f"{output} is CSV, and ranking against evidence reads the scores back from Parquet; name a .parquet file.")
     known = read_evidence(evidence) if evidence is not None else None
     check_outputs([*inputs, evidence], [output, *([report, report.with_suffix(".html")] if evidence is not None else [])])
     folder = _model_folder(model)
-    engine = ScoringEngine.load(folder, batch=batch)
-    candidates = _candidates() if any(path.exists() and difference_products(path) for path in inputs) else None
+    engine = ScoringEngine.load(folder, batch=batch, target=target)
+    candidates = _candidates() if any(needs_candidates(path) for path in inputs) else None
     scored = score_inputs(inputs, output, engine, batch=batch, candidates=candidates)
     _show(scored, output)
+    print(f"{engine.version} by {engine.engine.runtime}")
     if known is not None:
         rank(output, known, report, model_facts(folder))
 
 
 def read_evidence(path: Path) -> pd.DataFrame:
     """The table of independent evidence. Raises `InputError` when it is missing, broken or lacks a column."""
+    import pandas as pd
+
     from astrid.evaluation.ranking import EVIDENCE_COLUMNS
 
     if not path.is_file():
@@ -69,6 +88,8 @@ def rank(scores: Path, evidence: pd.DataFrame, output_json: Path, model: ModelFa
 
     See `evaluation.ranking` for what is ranked against what.
     """
+    import pandas as pd
+
     from astrid.evaluation.alerts import alert_context
     from astrid.evaluation.ranking import rank_alerts
     from astrid.evaluation.report import render_alerts
@@ -129,7 +150,9 @@ def stamps_of(rows: pd.DataFrame) -> dict[Any, NDArray[np.float32]]:
 def _model_folder(model: str) -> Path:
     if not model.startswith(_REGISTRY_SCHEME):
         return Path(model)
-    from astrid.registry.promote import fetch
+    if importlib.util.find_spec("mlflow") is None:
+        raise MissingDependencyError(f"{model} names a model of the registry, which needs MLflow; give a model folder, or install it.")
+    from astrid.registry.versions import fetch
 
     return fetch(model)
 
@@ -142,20 +165,19 @@ def _candidates() -> CandidatesConfig:
 
 
 def _show(scored: Scored, output: Path) -> None:
-    table = scored.table
-    with_score = table["score"].notna()
-    by_survey = (
-        table.assign(survey=table["survey"].where(table["survey"] != "", "unknown"), scored=with_score)
-        .groupby("survey")
-        .agg(rows=("scored", "size"), scored=("scored", "sum"), real=("real", "sum"), median_score=("score", "median"))
-    )
-    print(by_survey.to_string(float_format="%.3f"))
-    reasons = table["reason"][~with_score].value_counts()
-    if len(reasons):
-        print(f"\n{int((~with_score).sum())} without a score:")
-        for reason, count in reasons.head(_REASONS_SHOWN).items():
+    with_score = [row for row in scored.rows if not np.isnan(row["score"])]
+    print(f"{'survey':<12} {'rows':>7} {'scored':>7} {'real':>7} {'median score':>13}")
+    for survey, count in sorted(Counter(row["survey"] or "unknown" for row in scored.rows).items()):
+        scores = [row["score"] for row in with_score if (row["survey"] or "unknown") == survey]
+        real = sum(row["real"] for row in with_score if (row["survey"] or "unknown") == survey)
+        middle = f"{np.median(scores):.3f}" if scores else "-"
+        print(f"{survey:<12} {count:>7} {len(scores):>7} {real:>7} {middle:>13}")
+    reasons = Counter(row["reason"] for row in scored.rows if np.isnan(row["score"])).most_common()
+    if reasons:
+        print(f"\n{len(scored.rows) - len(with_score)} without a score:")
+        for reason, count in reasons[:_REASONS_SHOWN]:
             print(f"  {count:5d}  {reason}")
-        if len(reasons) > _REASONS_SHOWN:
-            print(f"  {reasons.iloc[_REASONS_SHOWN:].sum():5d}  for {len(reasons) - _REASONS_SHOWN} other reasons, see the column `reason`")
-    rate = len(table) / scored.seconds if scored.seconds > 0 else float("inf")
-    print(f"\n{int(with_score.sum())} of {len(table)} scored in {scored.seconds:.1f} s ({rate:.0f} a second): {output}")
+        if rest := reasons[_REASONS_SHOWN:]:
+            print(f"  {sum(count for _, count in rest):5d}  for {len(rest)} other reasons, see the column `reason`")
+    rate = len(scored.rows) / scored.seconds if scored.seconds > 0 else float("inf")
+    print(f"\n{len(with_score)} of {len(scored.rows)} scored in {scored.seconds:.1f} s ({rate:.0f} a second): {output}")

@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import json
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -71,11 +71,11 @@ def digest_code(modules: tuple[str, ...]) -> str:
     return digest_bytes(*parts)
 
 
-def git_state(folder: Path) -> dict[str, Any]:
-    """Commit and dirty flag of the work tree at `folder`; `commit` is "" outside a repository or without git."""
+def git_state(folder: Path, paths: Sequence[str] = ()) -> dict[str, Any]:
+    """Commit and dirty flag of the work tree at `folder`, or of these `paths` in it; `commit` is "" outside a repository or without git."""
     try:
         commit = _git(folder, "rev-parse", "HEAD")
-        dirty = bool(_git(folder, "status", "--porcelain"))
+        dirty = bool(_git(folder, "status", "--porcelain", "--", *paths))
     except (OSError, subprocess.CalledProcessError):
         return {"commit": "", "dirty": True}
     return {"commit": commit, "dirty": dirty}

@@ -40,9 +40,9 @@ class Parity:
         return max(self.differences, key=lambda case: self.differences[case])
 
 
-def hostile_stamps(rng: np.random.Generator) -> dict[str, Stamps]:
-    """Raw stamps that break careless code, float32 (8, 3, 63, 63) by case: masked, empty, constant, saturated, huge, tiny."""
-    noise = rng.standard_normal((_HOSTILE, *STAMP_SHAPE), dtype=np.float32)
+def hostile_stamps(rng: np.random.Generator, count: int = _HOSTILE) -> dict[str, Stamps]:
+    """Raw stamps that break careless code, float32 (count, 3, 63, 63) by case: masked, empty, constant, saturated, huge, tiny."""
+    noise = rng.standard_normal((count, *STAMP_SHAPE), dtype=np.float32)
     holes = np.where(rng.random(noise.shape) < 0.2, np.float32(np.nan), noise)
     blank = noise.copy()
     blank[:, rng.integers(STAMP_SHAPE[0])] = np.nan
@@ -64,20 +64,44 @@ def hostile_stamps(rng: np.random.Generator) -> dict[str, Stamps]:
     }
 
 
-def hostile_inputs(rng: np.random.Generator) -> dict[str, Stamps]:
-    """Inputs within the range of every normalisation that no stamp leads to, float32 (8, 3, 63, 63) by case."""
-    noise = rng.uniform(-1, 1, (_HOSTILE, *STAMP_SHAPE)).astype(np.float32)
+def damaged_stamps(stamps: Stamps, rng: np.random.Generator) -> dict[str, Stamps]:
+    """Real raw triplets, float32 (n, 3, 63, 63), as a broken camera or a foreign unit would give them; the same shape by case."""
+    shape = stamps.shape
+    fraction = rng.uniform(0, 0.6, (len(stamps), 1, 1, 1))
+    holes = np.where(rng.random(shape) < fraction, np.float32(np.nan), stamps)
+    saturated = stamps.copy()
+    middle = slice(STAMP_SHAPE[1] // 2 - 4, STAMP_SHAPE[1] // 2 + 5)
+    saturated[:, 0, middle, middle] = _SATURATED
+    saturated[:, 2, middle, middle] = np.nan
+    flat = stamps.copy()
+    flat[:, 1] = 0
+    with np.errstate(over="ignore"):
+        scaled = {"real, huge": stamps * np.float32(_HUGE), "real, tiny": stamps * np.float32(_TINY)}
+    return {"real, holes": holes, "real, saturated": saturated, "real, empty reference": flat, **scaled}
+
+
+def hostile_inputs(rng: np.random.Generator, count: int = _HOSTILE) -> dict[str, Stamps]:
+    """Inputs within the range of every normalisation that no stamp leads to, float32 (count, 3, 63, 63) by case."""
+    noise = rng.uniform(-1, 1, (count, *STAMP_SHAPE)).astype(np.float32)
     subnormal = noise * np.float32(_SUBNORMAL)
     return {"input ones": np.ones_like(noise), "input noise": noise, "input subnormal": subnormal}
 
 
 def compare(network: Scorer, artifact: Scorer, cases: Mapping[str, Stamps], *, batch: int) -> Parity:
     """Compare two scorers of normalised stamps over named cases, in batches of `batch` and once with a single triplet."""
-    differences: dict[str, float] = {}
+    return compare_all(network, {"artifact": artifact}, cases, batch=batch)["artifact"]
+
+
+def compare_all(network: Scorer, artifacts: Mapping[str, Scorer], cases: Mapping[str, Stamps], *, batch: int) -> dict[str, Parity]:
+    """The same for several artifacts of one network, which scores every stamp once: a `Parity` by artifact."""
+    differences: dict[str, dict[str, float]] = {name: dict.fromkeys(cases, 0.0) for name in artifacts}
     for case, stamps in cases.items():
-        chunks = [stamps[:1], *(stamps[start : start + batch] for start in range(0, len(stamps), batch))]
-        differences[case] = max(_difference(network(chunk), artifact(chunk)) for chunk in chunks)
-    return Parity(differences, sum(len(stamps) for stamps in cases.values()))
+        for chunk in (stamps[:1], *(stamps[start : start + batch] for start in range(0, len(stamps), batch))):
+            expected = network(chunk)
+            for name, artifact in artifacts.items():
+                differences[name][case] = max(differences[name][case], largest_difference(expected, artifact(chunk)))
+    count = sum(len(stamps) for stamps in cases.values())
+    return {name: Parity(found, count) for name, found in differences.items()}
 
 
 def gate(parity: Parity, limit: float, *, artifact: str) -> None:
@@ -94,11 +118,14 @@ def normalized_cases(raw: Mapping[str, Stamps], normalization_id: str) -> dict[s
     return {case: normalize(stamps, normalization_id) for case, stamps in raw.items()}
 
 
-def onnx_scorer(content: bytes, input_name: str) -> Scorer:
-    """A scorer that runs a serialized ONNX model with ONNX Runtime on the CPU."""
+def onnx_scorer(content: bytes, input_name: str, *, threads: int = 0) -> Scorer:
+    """A scorer that runs a serialized ONNX model with ONNX Runtime on the CPU; `threads` within a call, 0 = its own choice."""
     import onnxruntime
 
-    session: Any = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors only
+    session: Any = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def score(stamps: Stamps) -> NDArray[np.float32]:
         probability: NDArray[np.float32] = session.run(None, {input_name: stamps})[0]
@@ -112,7 +139,8 @@ def draw(count: int, wanted: int, rng: np.random.Generator) -> NDArray[np.int64]
     return np.sort(rng.permutation(count)[:wanted])
 
 
-def _difference(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+def largest_difference(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    """Largest |difference| of two arrays of one shape; infinite where the shapes differ or one side is not finite."""
     if expected.shape != found.shape or not (np.isfinite(expected).all() and np.isfinite(found).all()):
         return float("inf")
     return float(np.abs(expected.astype(np.float64) - found).max(initial=0.0))

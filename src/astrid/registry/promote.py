@@ -1,210 +1,177 @@
-"""Registration and promotion in MLflow's model registry, by aliases and tags.
+"""Promotion and rollback: one entry in the journal, then the aliases follow it.
 
-A model is known by the digest of its `model.onnx` and `model.json`: the same model is registered once. Aliases: `candidate`
-is the newest registered version, `onnx-champion` the one that consumers load, `previous-onnx-champion` the one before it.
+The ladder of targets is onnx, tflite-int8, edgetpu: a version takes a rung when it is the champion of the one below. Aliases:
+`candidate` is the newest registered version, `<target>-champion` the one that consumers of that target load, and
+`previous-<target>-champion` the one that a rollback returns to. Every call begins with `settle`, which brings the aliases to
+what the journal says: a promotion that was killed half-way is completed there, or never happened.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
-
 from astrid.core.errors import RegistryError
-from astrid.core.provenance import digest_bytes, digest_file
-from astrid.export.folder import MANIFEST_FILE, ONNX_FILE
-from astrid.registry.gates import Gate
-from astrid.registry.store import client, load_mlflow, reaching, tracking_uri
-from astrid.registry.tracking import Run
+from astrid.core.runtime import log
+from astrid.registry import journal as journals
+from astrid.registry.gates import Gate, refused
+from astrid.registry.journal import JOURNAL_TAG, Entry, Journal, OvertakenError
+from astrid.registry.store import client, reaching
+from astrid.registry.versions import MODEL_NAME, Version, fetch, standing, version
 
-MODEL_NAME = "astrid-realbogus"
+__all__ = ["CANDIDATE", "LADDER", "MODEL_NAME", "alias_of", "below", "fetch", "nominate", "note", "promote", "refuse", "rollback", "settle"]
+
 CANDIDATE = "candidate"
-CHAMPION = "onnx-champion"
-PREVIOUS = "previous-onnx-champion"
-MODEL_FILES = (ONNX_FILE, MANIFEST_FILE)
-DIGEST_TAG = "astrid.digest"
-_REQUIREMENTS = ["onnx", "onnxruntime", "numpy"]
-_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-_LISTED = ("version", "aliases", "aucpr", "threshold", "digest", "created")
+LADDER = ("onnx", "tflite-int8", "edgetpu")
+_TRIES = 20  # writers that one nomination may lose to
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
-    """A registered version: its number, tags and aliases."""
-
-    name: str
-    version: int
-    tags: Mapping[str, str]
-    aliases: tuple[str, ...]
-
-    def number(self, tag: str) -> float:
-        """A tag's value as a number, NaN where the version has no such tag."""
-        return float(self.tags.get(tag, "nan"))
+def alias_of(target: str) -> str:
+    """The champion's alias of a target. Raises `RegistryError` for a target that is not on the ladder."""
+    if target not in LADDER:
+        raise RegistryError(f"{target!r} is no target; choose one of {', '.join(LADDER)}.")
+    return f"{target}-champion"
 
 
-def model_digest(folder: Path) -> str:
-    """SHA-256 over the files that make a model what it is. Raises `RegistryError` when one is missing."""
-    for name in MODEL_FILES:
-        if not (folder / name).is_file():
-            raise RegistryError(f"{folder} is no model folder: {name} is not in it; run the stage `export`.")
-    return digest_bytes(*(digest_file(folder / name).encode() for name in MODEL_FILES))
+def below(target: str) -> str | None:
+    """The rung below a target, None for the first."""
+    alias_of(target)
+    at = LADDER.index(target)
+    return LADDER[at - 1] if at else None
 
 
-def register(folder: Path, run: Run, *, tags: Mapping[str, Any], name: str = MODEL_NAME) -> Version:
-    """Register a model folder as a version of `name` and give it the alias `candidate`.
+def settle(name: str = MODEL_NAME) -> Journal:
+    """Bring the aliases to what the journal's newest entry says, and return the journal.
 
-    The folder is kept whole as an ONNX model of the run. A model that is registered already (same digest) keeps its version;
-    its tags are brought up to date. `tags`: plain values, e.g. astrid.aucpr, astrid.threshold, astrid.test_digest.
+    An alias that stands elsewhere, because a promotion was killed before it was moved or because it was moved by hand, is put
+    where the journal has it, with a line in the log. Raises `RegistryError` when nothing is registered under the name.
     """
-    digest = model_digest(folder)
-    store = client()
-    with reaching("register a model"):
-        _ensure_model(store, name)
-        known = _by_digest(store, name, digest)
-        if known is None:
-            model_id = _log_model(folder, run)
-            source = f"models:/{model_id}"
-            known = store.create_model_version(name, source, run_id=run.run_id, model_id=model_id, tags={DIGEST_TAG: digest})
-        for tag, value in tags.items():
-            store.set_model_version_tag(name, known.version, tag, str(value))
-        store.set_registered_model_alias(name, CANDIDATE, known.version)
-    return _version(store, name, known.version)
+    journal = _journal(name)
+    astray = _astray(journal)
+    for alias, here, there in astray:
+        log.warning("registry: %s stands at version %s, the journal has it at %s; it is put there", alias, here, there)
+    return _follow(journal) if astray else journal
 
 
-def promote(version: Version, gates: Sequence[Gate]) -> Version:
-    """Make a version the champion when every gate passed, and keep the one before as `previous-onnx-champion`.
+def nominate(one: Version, why: str) -> Version:
+    """Give a version the alias `candidate`; nothing changes where it has it."""
+    for _ in range(_TRIES):
+        journal = settle(one.name)
+        before = journal.aliases
+        if before.get(CANDIDATE) == one.version:
+            break
+        entry = Entry("register", one.version, before, before | {CANDIDATE: one.version}, why)
+        try:  # a nomination hangs on no champion, so it may come after whoever was first
+            _follow(journal.append(entry))
+            break
+        except OvertakenError:
+            continue
+    return version(one.name, one.version)
 
-    Promoting the champion again changes nothing. Raises `RegistryError` when a gate did not pass.
+
+def promote(journal: Journal, one: Version, targets: Sequence[str], gates: Sequence[Gate], *, why: str) -> Version:
+    """Make a version the champion of `targets` when every gate passed; the one before stays as `previous-...`.
+
+    `journal`: as it stood (`settle`) before the gates were judged; somebody else's entry since then raises `OvertakenError` and
+    nothing changes. Promoting a champion again changes nothing. Raises `RegistryError` when a gate did not pass.
     """
-    closed = [gate for gate in gates if not gate.passed]
+    closed = refused(gates)
     if closed:
-        raise RegistryError(f"version {version.version} of {version.name} is not promoted: {closed[0].sentence}")
-    store = client()
-    before = champion(version.name)
-    with reaching("promote a model"):
-        if before is not None and before.version != version.version:
-            store.set_registered_model_alias(version.name, PREVIOUS, before.version)
-        store.set_registered_model_alias(version.name, CHAMPION, version.version)
-    return _version(store, version.name, version.version)
+        raise RegistryError(f"version {one.version} of {one.name} is not promoted: {closed[0].sentence}")
+    before = journal.aliases
+    after = dict(before)
+    for target in targets:
+        alias = alias_of(target)
+        if alias in before and before[alias] != one.version:
+            after[f"previous-{alias}"] = before[alias]
+        after[alias] = one.version
+    if after != before:
+        entry = Entry("promote", one.version, before, after, why, targets[-1], journals.gate_numbers(gates))
+        _follow(journal.append(entry))
+    return version(one.name, one.version)
 
 
-def describe(version: Version, text: str) -> None:
-    """Set the description that the registry shows with a version (Markdown)."""
-    store = client()
-    with reaching("describe a version"):
-        store.update_model_version(version.name, str(version.version), description=text)
+def refuse(journal: Journal, one: Version, target: str, gates: Sequence[Gate]) -> Journal:
+    """Note in the journal that a version was refused, and by which gates; no alias moves."""
+    closed = refused(gates)
+    why = f"{len(closed)} of {len(gates)} gates refuse: {closed[0].sentence}"
+    return note(journal, one, "refuse", target, gates, why)
 
 
-def champion(name: str = MODEL_NAME) -> Version | None:
-    """The version under `onnx-champion`, None where there is none yet."""
-    store = client()
-    with reaching("look for the champion"):
-        number = _registered(store, name).get(CHAMPION)
-    return None if number is None else _version(store, name, number)
-
-
-def list_models(name: str = MODEL_NAME) -> pd.DataFrame:
-    """Registered versions, the newest first: version, aliases, aucpr (test), threshold, digest (12 digits), created (UTC)."""
-    store = client()
-    with reaching("list models"):
-        aliases = _aliases(store, name)
-        rows = [_listing(found, aliases) for found in store.search_model_versions(f"name='{name}'")]
-    frame = pd.DataFrame(rows, columns=list(_LISTED))
-    return frame.sort_values("version", ascending=False, ignore_index=True)
-
-
-def fetch(uri: str) -> Path:
-    """The model folder behind `models:/NAME@ALIAS` or `models:/NAME/VERSION`, downloaded where the store is remote."""
-    client()
-    mlflow = load_mlflow()
-    with reaching(f"fetch {uri}"):
+def note(journal: Journal, one: Version, action: str, target: str, gates: Sequence[Gate], why: str) -> Journal:
+    """Append an entry that moves no alias."""
+    for _ in range(_TRIES):
+        entry = Entry(action, one.version, journal.aliases, journal.aliases, why, target, journals.gate_numbers(gates))
         try:
-            folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri()))
-        except mlflow.exceptions.MlflowException as error:
-            if error.error_code not in _ABSENT:
-                raise
-            why = str(error).splitlines()[0].rstrip(".")
-            raise RegistryError(f"{uri} names no registered model ({why}); `astrid registry list` shows what there is.") from error
-    for name in MODEL_FILES:
-        if not (folder / name).is_file():
-            raise RegistryError(f"{uri} has no {name}, so it is not a model that AstrID registered; choose another version.")
-    return folder
+            return journal.append(entry)
+        except OvertakenError:
+            journal = settle(one.name)
+    raise RegistryError(f"the journal of {one.name} is written by {_TRIES} others at once; try again.")
 
 
-def _log_model(folder: Path, run: Run) -> str:
-    """Keep the folder as an ONNX model of the run, with the folder's own bytes beside MLflow's description; returns its id."""
-    mlflow = load_mlflow()
-    import numpy as np
-    import onnx
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
+def rollback(journal: Journal, target: str, *, why: str) -> Version:
+    """Give a target's champion back to the version before it, as often as there is one; returns the champion that it is now.
 
-    graph = onnx.load(str(folder / MODEL_FILES[0]))
-    inputs = Schema([_tensor(value, np, TensorSpec) for value in graph.graph.input])
-    outputs = Schema([_tensor(value, np, TensorSpec) for value in graph.graph.output])
-    with mlflow.start_run(run_id=run.run_id, log_system_metrics=False):
-        kept = mlflow.onnx.log_model(
-            graph,
-            name="model",
-            signature=ModelSignature(inputs=inputs, outputs=outputs),
-            pip_requirements=_REQUIREMENTS,
-            save_as_external_data=False,
-        )
-    client().log_model_artifacts(kept.model_id, str(folder))
-    return str(kept.model_id)
+    Raises `RegistryError` when there is no earlier champion or its version was deleted, `OvertakenError` when somebody was first.
+    """
+    alias = alias_of(target)
+    reigns = journal.reigns(alias)
+    if len(reigns) < 2:
+        raise RegistryError(f"{journal.name} has no earlier champion of {target} to roll back to; `astrid registry history` shows why.")
+    earlier = version(journal.name, reigns[-2])
+    before = journal.aliases
+    after = {name: number for name, number in before.items() if name != f"previous-{alias}"} | {alias: earlier.version}
+    if len(reigns) > 2:
+        after[f"previous-{alias}"] = reigns[-3]
+    _follow(journal.append(Entry("rollback", earlier.version, before, after, why, target)))
+    return version(journal.name, earlier.version)
 
 
-def _tensor(value: Any, np: Any, spec: Any) -> Any:
-    shape = tuple(int(axis.dim_value) or -1 for axis in value.type.tensor_type.shape.dim)
-    return spec(np.dtype(np.float32), shape, value.name)
-
-
-def _ensure_model(store: Any, name: str) -> None:
-    from mlflow.exceptions import MlflowException
-
-    if _registered(store, name) or store.search_registered_models(f"name='{name}'"):
-        return
+def _journal(name: str) -> Journal:
+    """The journal of a registered model; one from before there was a journal gets one that begins with its aliases."""
+    store = client()
+    with reaching("open the registry's journal"):
+        found = store.search_registered_models(f"name='{name}'")
+        if not found:
+            raise RegistryError(f"nothing is registered as {name} yet; `dvc repro register` registers a model.")
+        run_id = found[0].tags.get(JOURNAL_TAG)
+        if run_id is None:
+            store.set_registered_model_tag(name, JOURNAL_TAG, journals.new_run(name))
+            run_id = store.get_registered_model(name).tags[JOURNAL_TAG]
+    journal = journals.read(name, run_id)
+    aliases = {} if journal.entries else {alias: number for alias, number in standing(name).items() if alias in _managed()}
+    if not aliases:
+        return journal
+    newest = max(aliases.values())
     try:
-        store.create_registered_model(name, description="Real/bogus classifier of AstrID: ONNX, with its description and card.")
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
+        return journal.append(Entry("adopt", newest, {}, aliases, "aliases as they stood when the journal was opened"))
+    except OvertakenError:
+        return journals.read(name, run_id)
 
 
-def _registered(store: Any, name: str) -> dict[str, int]:
-    found = store.search_registered_models(f"name='{name}'")
-    return {alias: int(version) for alias, version in found[0].aliases.items()} if found else {}
+def _follow(journal: Journal) -> Journal:
+    """Move the aliases to where the journal has them, and again when somebody has written on meanwhile; returns it as it stands."""
+    while True:
+        store: Any = client()
+        for alias, _, there in _astray(journal):
+            with reaching(f"move the alias {alias}"):
+                if there is None:
+                    store.delete_registered_model_alias(journal.name, alias)
+                else:
+                    store.set_registered_model_alias(journal.name, alias, str(there))
+        again = journals.read(journal.name, journal.run_id)
+        if len(again.entries) == len(journal.entries):
+            return again
+        journal = again  # else the aliases that were moved here may be old ones
 
 
-def _aliases(store: Any, name: str) -> dict[int, list[str]]:
-    grouped: dict[int, list[str]] = {}
-    for alias, version in sorted(_registered(store, name).items()):
-        grouped.setdefault(version, []).append(alias)
-    return grouped
+def _astray(journal: Journal) -> list[tuple[str, int | None, int | None]]:
+    """Aliases that stand elsewhere than the journal says: alias, version here, version there; the way back first, then champions."""
+    now, wanted = standing(journal.name), journal.aliases
+    return [(alias, now.get(alias), wanted.get(alias)) for alias in _managed() if now.get(alias) != wanted.get(alias)]
 
 
-def _by_digest(store: Any, name: str, digest: str) -> Any:
-    versions = store.search_model_versions(f"name='{name}' and tags.`{DIGEST_TAG}`='{digest}'")
-    return versions[0] if versions else None
-
-
-def _version(store: Any, name: str, number: int) -> Version:
-    with reaching("read a version"):
-        found = store.get_model_version(name, str(number))
-        aliases = tuple(_aliases(store, name).get(int(number), ()))
-    return Version(name, int(number), dict(found.tags), aliases)
-
-
-def _listing(found: Any, aliases: Mapping[int, Sequence[str]]) -> dict[str, Any]:
-    number = int(found.version)
-    return {
-        "version": number,
-        "aliases": ", ".join(aliases.get(number, ())),
-        "aucpr": float(found.tags.get("astrid.aucpr", "nan")),
-        "threshold": float(found.tags.get("astrid.threshold", "nan")),
-        "digest": found.tags.get(DIGEST_TAG, "")[:12],
-        "created": pd.Timestamp(found.creation_timestamp, unit="ms", tz="UTC").strftime("%Y-%m-%d %H:%M:%S"),
-    }
+def _managed() -> tuple[str, ...]:
+    """The aliases that the journal keeps, in the order in which they are moved. Other aliases are left alone."""
+    champions = [alias_of(target) for target in LADDER]
+    return (*(f"previous-{alias}" for alias in champions), *champions, CANDIDATE)

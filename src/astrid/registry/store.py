@@ -57,6 +57,7 @@ def load_mlflow() -> Any:
     """Import MLflow with telemetry off and its migration chatter quiet."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _HTTP_RETRIES)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
 
     for name in ("alembic", "mlflow.store.db", "mlflow.store.model_registry", "mlflow.tracking"):

@@ -208,11 +208,12 @@ def _open(key: str, experiment: str, name: str, parent_run_id: str | None) -> Ru
     if parent_run_id:
         tags[_PARENT_TAG] = parent_run_id
     with reaching("open a run"):
-        run = store.create_run(_experiment_id(store, experiment), run_name=name, tags=tags)
+        run = store.create_run(experiment_id(store, experiment), run_name=name, tags=tags)
     return Run(run.info.run_id, experiment, _client=store)
 
 
-def _experiment_id(store: Any, name: str) -> str:
+def experiment_id(store: Any, name: str) -> str:
+    """The id of an experiment, made when absent. Raises `RegistryError` when it was deleted."""
     from mlflow.exceptions import MlflowException
 
     found = store.get_experiment_by_name(name)

@@ -1,26 +1,43 @@
-"""The scoring engine: a model folder in, scores out. numpy and ONNX Runtime only.
+"""One scoring interface over every runtime: a model folder in, scores out. numpy and one runtime only.
 
-A model folder holds `model.onnx` and `model.json`; the latter names the normalisation, the channels, the stamp's size, the
-calibration and the threshold, and the engine refuses a folder whose description it cannot follow.
+A model folder holds artifacts for targets: `onnx` (float32) and `onnx-int8` for ONNX Runtime, `tflite-int8` for a TFLite runtime,
+`edgetpu` for an Edge TPU. `open_engine` takes the one that is asked for or the best that this machine can run, and says what is
+missing; `ScoringEngine` puts normalisation, calibration and threshold around it, which are the same for every target.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from astrid.core.errors import DataSetError, InputError, MissingDependencyError
-from astrid.core.provenance import digest_bytes
-from astrid.datasets.normalize import CHANNELS, NORMALIZATIONS, STAMP_SHAPE, normalize
-from astrid.evaluation.calibration import Calibration
-from astrid.export.folder import MANIFEST_FILE, ONNX_FILE, read_manifest
+from astrid.core.errors import InputError, MissingDependencyError
+from astrid.core.runtime import log
+from astrid.datasets.normalize import normalize
+from astrid.export.folder import TARGETS
+from astrid.serving import runtimes
+from astrid.serving.description import ArtifactFile, ModelDescription, describe, read_description
 
-PROVIDERS = ("CPUExecutionProvider",)
+__all__ = ["AUTO", "Engine", "ModelDescription", "Scores", "ScoringEngine", "describe", "open_engine", "read_description"]
+
+AUTO = "auto"
+# The device that was bought for it first, then the float32 graph, then the integers: the best of what is there.
+_PREFERENCE = ("edgetpu", "onnx", "tflite-int8", "onnx-int8")
+
+
+class Engine(Protocol):
+    """An opened artifact. `artifact`: which file; `runtime`: what runs it, with its version."""
+
+    artifact: ArtifactFile
+    runtime: str
+
+    def scores(self, normalized: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probability before calibration, float32 (n,), of normalised triplets, float32 (n, 3, 63, 63)."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,41 +50,35 @@ class Scores:
     real: NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class ModelDescription:
-    """What `model.json` says that scoring needs."""
-
-    version: str  # name@version, the version being a digest of everything that changes a score
-    normalization: str
-    threshold: float  # on the calibrated score
-    calibration: Calibration
-
-
 class ScoringEngine:
-    """Scores triplets by the ONNX model of a folder; make one with `load`."""
+    """Scores raw triplets by a model folder; make one with `load`."""
 
-    def __init__(self, description: ModelDescription, session: Any, batch: int) -> None:
+    def __init__(self, description: ModelDescription, engine: Engine, batch: int) -> None:
         self.description = description
-        self._session = session
+        self.engine = engine
+        self.version = description.version_of(engine.artifact)  # what a score names as its model
         self._batch = batch
-        self._input = session.get_inputs()[0].name
 
     @classmethod
-    def load(cls, folder: Path, *, batch: int = 256, providers: Sequence[str] = PROVIDERS, threads: int = 0) -> ScoringEngine:
+    def load(
+        cls, folder: Path, *, batch: int = 256, target: str = AUTO, providers: Sequence[str] | None = None, threads: int = 0
+    ) -> ScoringEngine:
         """Open a model folder.
 
         Parameters
         ----------
-        folder : holds model.onnx and model.json.
+        folder : holds model.json and the artifact of at least one target.
         batch : triplets a call of the network (48 kB of input each).
-        providers : ONNX Runtime's execution providers in order of preference; a missing one is an error, not a fallback.
-        threads : of ONNX Runtime within a call; 0 = every core.
+        target : "auto", "onnx", "onnx-int8", "tflite-int8" or "edgetpu".
+        providers : ONNX Runtime's execution providers in order of preference; a missing one is an error, not a fallback. None: CUDA
+            where this ONNX Runtime has it, then the CPU.
+        threads : of the runtime within a call; 0 = its own choice.
 
         Raises `InputError` for a folder that is incomplete, damaged or needs what this AstrID does not know, and
-        `MissingDependencyError` without ONNX Runtime or one of the providers.
+        `MissingDependencyError` without a runtime for it.
         """
-        description = describe(folder)
-        return cls(description, _session(folder / ONNX_FILE, providers, threads), batch)
+        description = read_description(folder)
+        return cls(description, _open(description, folder, target, providers, threads), batch)
 
     def score(self, stamps: NDArray[np.float32]) -> Scores:
         """Score raw triplets, floating (n, 3, 63, 63): science, reference, difference turned so that the source is positive."""
@@ -77,77 +88,63 @@ class ScoringEngine:
             usable: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(chunk).any(axis=(2, 3)), axis=1)
             if usable.any():
                 inputs = normalize(chunk[usable], self.description.normalization)
-                outputs = self._session.run(None, {self._input: inputs})[0]
-                raw[start : start + len(chunk)][usable] = np.asarray(outputs, dtype=np.float32).reshape(-1)
+                raw[start : start + len(chunk)][usable] = self.engine.scores(inputs)
         calibrated = self.description.calibration.apply(raw)
         return Scores(raw, calibrated, calibrated >= self.description.threshold)
 
 
-def describe(folder: Path) -> ModelDescription:
-    """Read and check a folder's `model.json` against this AstrID and against `model.onnx`. Raises `InputError`."""
-    content, where = read_manifest(folder), folder / MANIFEST_FILE
-    normalization = _entry(content, "normalization", where)
-    if normalization not in NORMALIZATIONS:
-        raise InputError(
-            f"{where} asks for the normalisation {normalization!r}; this AstrID knows {', '.join(NORMALIZATIONS)}, so update it."
-        )
-    channels = tuple(_entry(content, "channel_order", where))
-    if channels != CHANNELS:
-        raise InputError(
-            f"{where} orders the channels {', '.join(map(str, channels))}; stamps come as {', '.join(CHANNELS)}, so export anew."
-        )
-    size = _entry(content, "stamp_size", where)
-    if size != STAMP_SHAPE[-1]:
-        raise InputError(f"{where} takes stamps of {size} pixels; AstrID cuts {STAMP_SHAPE[-1]}, so export anew.")
-    threshold = _entry(content, "threshold", where)
-    if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
-        raise InputError(f"{where} has the threshold {threshold!r}; a probability lies between 0 and 1, so evaluate and export anew.")
-    try:
-        calibration = Calibration.from_dict(_entry(content, "calibration", where))
-    except DataSetError as error:
-        raise InputError(f"{where}: {error}") from error
-    _check_graph(folder / ONNX_FILE, _entry(content, "files", where).get(ONNX_FILE, ""))
-    version = f"{_entry(content, 'name', where)}@{_entry(content, 'version', where)}"
-    return ModelDescription(version, normalization, float(threshold), calibration)
+def open_engine(folder: Path, target: str = AUTO, *, providers: Sequence[str] | None = None, threads: int = 0) -> Engine:
+    """The engine of a model folder for a target, or for "auto" the first that this machine can run of edgetpu, onnx, tflite-int8
+    and onnx-int8. Parameters and errors as for `ScoringEngine.load`."""
+    return _open(read_description(folder), folder, target, providers, threads)
 
 
-def _check_graph(path: Path, declared: str) -> None:
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; run the stage export, or give a whole model folder.")
-    digest = digest_bytes(path.read_bytes())
-    if digest != declared:
-        raise InputError(f"{path} has the digest {digest[:12]}, but its {MANIFEST_FILE} was written for {declared[:12]!r}; export anew.")
+def _open(description: ModelDescription, folder: Path, target: str, providers: Sequence[str] | None, threads: int) -> Engine:
+    if target == AUTO:
+        return _best(description, folder, providers, threads)
+    if target not in TARGETS:
+        raise InputError(f"{target!r} is no target; choose one of {AUTO}, {', '.join(TARGETS)}.")
+    if not description.of(target):
+        have = ", ".join(dict.fromkeys(artifact.target for artifact in description.artifacts))
+        raise InputError(f"{folder} holds no artifact for {target!r}, only for {have}; export or compile it, or choose another target.")
+    return _make(description, target, providers, threads)
 
 
-def _entry(content: Mapping[str, Any], key: str, where: Path) -> Any:
-    if key not in content:
-        raise InputError(f"{where} lacks {key!r}; export the model anew.")
-    return content[key]
+def _best(description: ModelDescription, folder: Path, providers: Sequence[str] | None, threads: int) -> Engine:
+    """The preferred target whose file is in the folder and whose runtime is here."""
+    present = [target for target in _PREFERENCE if any(artifact.path.is_file() for artifact in description.of(target))]
+    if not present and description.artifacts:
+        raise InputError(f"{description.artifacts[0].path} does not exist; run the stage export, or give a whole model folder.")
+    missing = []
+    for target in present:
+        runtime = _RUNTIMES[target]()
+        if not runtime.there:
+            missing.append(f"{target}: {runtime.detail}")
+            continue
+        try:
+            return _make(description, target, providers, threads)
+        except MissingDependencyError as error:
+            if target != "edgetpu":
+                raise
+            log.warning("%s The next target is tried.", error)  # the library without its device
+            missing.append(f"{target}: {error}")
+    raise MissingDependencyError(f"{folder} cannot be scored with on this machine. {' '.join(missing)}")
 
 
-def _session(path: Path, providers: Sequence[str], threads: int) -> Any:
-    try:
-        import onnxruntime as ort
-        from onnxruntime.capi import onnxruntime_pybind11_state as errors
-    except ImportError as error:
-        raise MissingDependencyError("ONNX Runtime is not installed; run `pip install onnxruntime`.") from error
-    missing = [name for name in providers if name not in ort.get_available_providers()]
-    if missing:
-        have = ", ".join(ort.get_available_providers())
-        raise MissingDependencyError(
-            f"ONNX Runtime has no {missing[0]} here (it has {have}); install its build or choose another provider."
-        )
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors only
-    try:
-        return ort.InferenceSession(str(path), options, providers=list(providers))
-    except (
-        errors.Fail,
-        errors.InvalidProtobuf,
-        errors.InvalidGraph,
-        errors.InvalidArgument,
-        errors.NotImplemented,
-        errors.NoModel,
-    ) as error:
-        raise InputError(f"{path} is not a model that ONNX Runtime can open ({str(error).splitlines()[0][:160]}).") from error
+def _make(description: ModelDescription, target: str, providers: Sequence[str] | None, threads: int) -> Engine:
+    files = [(artifact, description.content(artifact)) for artifact in description.of(target)]
+    if target.startswith("onnx"):
+        from astrid.serving.by_onnx import OnnxEngine
+
+        return OnnxEngine(*files[0], providers=providers, threads=threads)
+    from astrid.serving.by_tflite import TfliteEngine
+
+    return TfliteEngine(files, threads=threads)
+
+
+_RUNTIMES: dict[str, Callable[[], runtimes.Found]] = {
+    "edgetpu": runtimes.edge_tpu,
+    "onnx": runtimes.onnx_runtime,
+    "tflite-int8": runtimes.tflite_runtime,
+    "onnx-int8": runtimes.onnx_runtime,
+}

@@ -1,9 +1,11 @@
-"""Stage export: the trained network as an ONNX model folder, behind the gate of agreement."""
+"""Stage export: the trained network as a model folder: the ONNX graph behind the gate of agreement, and the integer artifacts."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,94 +13,233 @@ import numpy as np
 
 from astrid.config.params import settings
 from astrid.config.schema import ExportConfig
-from astrid.core.errors import InputError
+from astrid.core.errors import ConfigError, DataSetError, InputError, MissingDependencyError
 from astrid.core.provenance import digest_file
 from astrid.core.runtime import log, rng_for, write_json
 from astrid.io.shards import TripletStore
+from astrid.io.tables import SPLITS, read_table
 from astrid.stages.common import run
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from astrid.export.parity import Parity
+    from astrid.export.folder import Artifact
+    from astrid.export.measure import Bench, Measured
+    from astrid.export.parity import Scorer, Stamps
+    from astrid.learning.loader import Part
 
 TRIPLETS = Path("data/triplets")
+SPLIT = Path("data/splits/splits.parquet")
 TRAINED = Path("models/train")
 OPERATING_POINT = Path("models/evaluate/operating_point.json")
 FOLDER = Path("models/export")
 REPORT = Path("reports/export.json")
 
 _FRAMEWORKS = ("torch", "onnx", "onnxruntime", "onnxscript")
+_UNABLE = (ConfigError, DataSetError, MissingDependencyError)  # why an integer artifact cannot be made of this model, here
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What the stage reads."""
+
+    network: nn.Module
+    name: str
+    normalization: str
+    trained: Mapping[str, Any]
+    point: Mapping[str, Any]
+    digests: Mapping[str, str]
+    parts: Mapping[str, Part]  # train, validation, test
+    bench: Bench
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """The integer artifacts with their scorers, and the sentences of those that could not be made, by target."""
+
+    artifacts: Mapping[str, tuple[Artifact, Scorer]]  # by file
+    left_out: dict[str, str]
 
 
 def main() -> None:
-    """Read models/train, models/evaluate and data/triplets; write models/export and reports/export.json.
+    """Read models/train, models/evaluate, data/triplets and data/splits; write models/export and reports/export.json.
 
-    Nothing is written when ONNX Runtime and torch disagree by more than the configured limit.
+    Nothing is written when ONNX Runtime and torch disagree by more than the configured limit. An integer artifact that cannot be made
+    or loses too much is left out, and the report says why.
     """
-    from astrid.export import folder, parity
-    from astrid.export.onnx import to_onnx
-    from astrid.learning import models
+    from astrid.export import folder, measure, parity
+    from astrid.export.onnx import INPUT, to_onnx
 
     cfg = settings(ExportConfig, "export")
+    inputs = read_inputs(cfg)
+    content = to_onnx(inputs.network, opset=cfg.opset, metadata=_metadata(inputs), optimize=cfg.optimize)
+    reference = parity.onnx_scorer(content, INPUT, threads=1)
+    candidates = make_integers(inputs, content, cfg)
+    scorers = {name: scorer for name, (_, scorer) in candidates.artifacts.items()}
+    measured = measure.measure(inputs.bench, inputs.parts["test"], {folder.ONNX_FILE: reference, **scorers}, cfg)
+    agreement = measured[folder.ONNX_FILE].parity
+    parity.gate(agreement, cfg.parity.limit, artifact=folder.ONNX_FILE)
+    kept = [replace(made, parity=measured[name].record()) for name, (made, _) in candidates.artifacts.items()]
+    kept = [artifact for artifact in kept if not _refused(artifact, measured[artifact.file], candidates.left_out, cfg)]
+    facts = folder.ModelFacts(
+        name=inputs.name,
+        normalization=inputs.normalization,
+        threshold=inputs.bench.threshold,
+        calibration=inputs.bench.calibration,
+        metrics=inputs.point.get("metrics", {}),
+        digests=inputs.digests,
+        parity=measured[folder.ONNX_FILE].record() | {"limit": cfg.parity.limit},
+        frameworks={name: importlib.metadata.version(name) for name in _FRAMEWORKS},
+    )
+    manifest = folder.manifest(facts, content, kept)
+    folder.write_folder(FOLDER, manifest, content, kept)
+    ratios = measure.times(inputs.bench, {artifact.file: scorers[artifact.file] for artifact in kept}, reference, cfg)
+    write_json(REPORT, report(manifest, measured, ratios, candidates.left_out))
+    log.info("export: %s %s agrees within %.1e on %d stamps", inputs.name, manifest["version"], agreement.largest, agreement.stamps)
+    log.info("export: %s", ", ".join(f"{name} ({entry['bytes'] / 1e6:.1f} MB)" for name, entry in manifest["artifacts"].items()))
+
+
+def read_inputs(cfg: ExportConfig) -> Inputs:
+    """Read and check what the stages before left. Raises `InputError` naming the first file that is missing or does not fit."""
+    from astrid.export.measure import Bench
+    from astrid.learning import models
+    from astrid.learning.loader import select
+    from astrid.learning.predict import probabilities
+
     trained, point = _read(TRAINED / "train.json", "train"), _read(OPERATING_POINT, "evaluate")
     weights = TRAINED / "model.pt"
     if not weights.is_file():
         raise InputError(f"{weights} does not exist; run the stage train.")
-    if point.get("model_digest", "") != digest_file(weights):
+    digest = digest_file(weights)
+    if point.get("model_digest", "") != digest:
         raise InputError(f"{OPERATING_POINT} was made for another network than {weights}; run the stage evaluate again.")
     network, model_cfg = models.load(weights.read_bytes(), source=str(weights))
-    metadata = _metadata(model_cfg.normalization, trained, point)
-    content = to_onnx(network, opset=cfg.opset, metadata=metadata)
-    measured = measure(network, content, model_cfg.normalization, cfg)
-    parity.gate(measured, cfg.parity.limit, artifact=folder.ONNX_FILE)
-    agreement = {"largest_difference": measured.largest, "worst_case": measured.worst, "limit": cfg.parity.limit, "stamps": measured.stamps}
-    facts = folder.ModelFacts(
-        name=model_cfg.name,
-        normalization=model_cfg.normalization,
-        threshold=float(point["threshold"]),
-        calibration=point["calibration"],
-        metrics=point.get("metrics", {}),
-        digests={**trained["digests"], "training": trained["key"], "network": digest_file(TRAINED / "model.pt")},
-        parity=agreement,
-        frameworks={name: importlib.metadata.version(name) for name in _FRAMEWORKS},
-    )
-    manifest = folder.manifest(facts, content)
-    folder.write_folder(FOLDER, manifest, content)
-    write_json(REPORT, {**agreement, "differences": measured.differences, "bytes": len(content), "version": manifest["version"]})
-    log.info("export: %s %s agrees within %.1e on %d stamps", model_cfg.name, manifest["version"], measured.largest, measured.stamps)
-
-
-def measure(network: nn.Module, content: bytes, normalization_id: str, cfg: ExportConfig) -> Parity:
-    """The agreement of the graph with the network on triplets drawn from the store and on hostile stamps."""
-    from astrid.export import parity
-    from astrid.export.onnx import INPUT
-    from astrid.learning.predict import probabilities
-
     store = TripletStore.open(TRIPLETS)
-    rng = rng_for(cfg.seed, "export", "parity")
-    real = store.stamps(parity.draw(len(store), cfg.parity.stamps, rng))
-    cases = parity.normalized_cases({"triplets": real, **parity.hostile_stamps(rng)}, normalization_id) | parity.hostile_inputs(rng)
+    splits = read_table(SPLIT, SPLITS)
 
-    def score(stamps: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def score(stamps: Stamps) -> np.ndarray[Any, np.dtype[np.float32]]:
         return probabilities(network, [stamps])
 
-    return parity.compare(score, parity.onnx_scorer(content, INPUT), cases, batch=cfg.parity.batch)
+    return Inputs(
+        network=network,
+        name=model_cfg.name,
+        normalization=model_cfg.normalization,
+        trained=trained,
+        point=point,
+        digests={**trained["digests"], "training": trained["key"], "network": digest},
+        parts={name: select(store.table, splits, name) for name in ("train", "validation", "test")},
+        bench=Bench(store, score, model_cfg.normalization, point["calibration"], float(point["threshold"]), cfg.parity.batch),
+    )
 
 
-def _metadata(normalization_id: str, trained: dict[str, Any], point: dict[str, Any]) -> dict[str, str]:
+def make_integers(inputs: Inputs, content: bytes, cfg: ExportConfig) -> Candidates:
+    """The integer artifacts of the network: int8 ONNX, and full-integer TFLite for every size of batch.
+
+    Both are calibrated on the same triplets of the training part, drawn over the S/N plane.
+    """
+    from astrid.export import quantize
+
+    table, rng = inputs.bench.store.table, rng_for(cfg.seed, "export", "calibration")
+    made: dict[str, tuple[Artifact, Scorer]] = {}
+    left_out: dict[str, str] = {}
+    try:
+        drawn = quantize.draw_over_plane(table, inputs.parts["train"].rows, cfg.integer.stamps, cfg.integer.plane, rng)
+    except DataSetError as error:
+        log.warning("export: no integer artifact is made: %s", error)
+        return Candidates({}, {"onnx-int8": str(error), "tflite-int8": str(error)})
+    stamps = np.concatenate(list(inputs.bench.triplets(drawn.rows)))
+    for target, make in (("onnx-int8", _onnx_int8), ("tflite-int8", _tflite_int8)):
+        try:
+            made |= make(inputs, content, drawn, stamps, cfg)
+        except _UNABLE as error:
+            log.warning("export: no %s artifact is made: %s", target, error)
+            left_out[target] = str(error)
+    return Candidates(made, left_out)
+
+
+def _onnx_int8(inputs: Inputs, content: bytes, drawn: Any, stamps: Stamps, cfg: ExportConfig) -> dict[str, tuple[Artifact, Scorer]]:
+    from astrid.export import folder, parity
+    from astrid.export.onnx import INPUT
+    from astrid.export.onnx_int8 import describe_quantization, quantize_onnx
+
+    size = inputs.bench.batch
+    integers = quantize_onnx(content, (stamps[at : at + size] for at in range(0, len(stamps), size)), input_name=INPUT)
+    artifact = folder.onnx_artifact(integers, target="onnx-int8", quantization=describe_quantization(integers, len(drawn.rows)))
+    return {artifact.file: (artifact, parity.onnx_scorer(integers, INPUT, threads=1))}
+
+
+def _tflite_int8(inputs: Inputs, _: bytes, drawn: Any, stamps: Stamps, cfg: ExportConfig) -> dict[str, tuple[Artifact, Scorer]]:
+    from astrid.export import integer, tflite
+    from astrid.export.measure import losses
+
+    training = inputs.parts["train"].rows
+
+    def draw(count: int, rng: np.random.Generator) -> Stamps:
+        rows = np.sort(rng.choice(training, count, replace=count > len(training)))
+        return np.concatenate(list(inputs.bench.triplets(rows)))
+
+    built = integer.build(
+        inputs.network,
+        inputs.normalization,
+        drawn=drawn,
+        stamps=stamps,
+        draw=draw,
+        loss=lambda scorer: losses(inputs.bench, inputs.parts["validation"], scorer),
+        cfg=cfg.integer,
+        rng=rng_for(cfg.seed, "export", "tuning"),
+    )
+    return {artifact.file: (artifact, tflite.scorer(artifact.content)) for artifact in built.artifacts}
+
+
+def report(
+    manifest: Mapping[str, Any], measured: Mapping[str, Measured], ratios: Mapping[str, Mapping[str, float]], left_out: Mapping[str, str]
+) -> dict[str, Any]:
+    """What reports/export.json says: the graph's agreement case by case, and every target's numbers (its first file's)."""
+    graph = manifest["artifacts"]["model.onnx"]
+    targets: dict[str, Any] = {}
+    for name, entry in sorted(manifest["artifacts"].items(), key=lambda item: (len(item[0]), item[0])):
+        numbers = {"file": name, "bytes": entry["bytes"], **entry["parity"]}
+        targets.setdefault(entry["target"], numbers | ({"latency_ratio": dict(ratios[name])} if name in ratios else {}))
+    return {
+        **{name: manifest["parity"][name] for name in ("largest_difference", "worst_case", "limit", "stamps")},
+        "differences": measured["model.onnx"].parity.differences,
+        "bytes": graph["bytes"],
+        "version": manifest["version"],
+        "targets": targets,
+        "left_out": dict(left_out),
+    }
+
+
+def _refused(artifact: Artifact, measured: Measured, left_out: dict[str, str], cfg: ExportConfig) -> bool:
+    """Whether the int8 ONNX artifact loses too much; the TFLite one is judged by the registry's gates."""
+    from astrid.export.compare import within
+
+    if artifact.target != "onnx-int8":
+        return False
+    sentence = within(measured.comparison, aucpr=cfg.onnx_int8.aucpr_loss, recall=cfg.onnx_int8.recall_loss)
+    if sentence:
+        log.warning("export: %s is left out: %s", artifact.file, sentence)
+        left_out[artifact.target] = sentence
+    return bool(sentence)
+
+
+def _metadata(inputs: Inputs) -> dict[str, str]:
     """What the ONNX file itself says, for a consumer that has lost its folder."""
-    from astrid.datasets.normalize import CHANNELS
-    from astrid.export.folder import CLASSES, SIGN_CONVENTION
+    from astrid.datasets.normalize import CHANNELS, STAMP_SHAPE
+    from astrid.export.folder import CLASSES, FORMAT, SIGN_CONVENTION
 
     values = {
-        "normalization": normalization_id,
+        "format": FORMAT,
+        "name": inputs.name,
+        "normalization": inputs.normalization,
         "channels": list(CHANNELS),
+        "stamp_size": STAMP_SHAPE[-1],
         "classes": list(CLASSES),
+        "output": f"probability of {CLASSES[-1]!r} before calibration",
         "sign_convention": SIGN_CONVENTION,
-        "threshold": point["threshold"],
-        "calibration": point["calibration"],
-        "digests": {**trained["digests"], "training": trained["key"], "network": digest_file(TRAINED / "model.pt")},
+        "threshold": inputs.point["threshold"],
+        "calibration": inputs.point["calibration"],
+        "digests": dict(inputs.digests),
     }
     return {f"astrid.{name}": value if isinstance(value, str) else json.dumps(value, sort_keys=True) for name, value in values.items()}
 

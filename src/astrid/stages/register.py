@@ -1,110 +1,325 @@
-"""Stage register: check the gates, register the model folder in MLflow and promote it to `onnx-champion`."""
+"""Stage register: score the frozen test rows with the model folder, keep both in MLflow, and promote what passes the gates.
+
+What a gate judges is measured here, on the folder as consumers load it: its own normalisation, calibration and artifacts on the
+test triplets. What evaluation wrote is only what those scores are compared with.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from astrid.config.params import settings
 from astrid.config.schema import RegistryConfig
-from astrid.core.errors import GateError, InputError
-from astrid.core.provenance import digest_file
+from astrid.core.errors import GateError, InputError, MissingDependencyError
+from astrid.core.provenance import digest_file, git_state
 from astrid.core.runtime import log, write_json
-from astrid.export.folder import read_manifest
-from astrid.registry import promote
-from astrid.registry.card import registry_card
-from astrid.registry.gates import Gate, Measured, check_gates, gate_table, refused
-from astrid.registry.tracking import Run, resume_run
-from astrid.serving.engine import describe
+from astrid.export.folder import CARD_FILE, MANIFEST_FILE, read_manifest
+from astrid.io.shards import TripletStore
+from astrid.io.tables import SPLITS, Column, Table, read_table
+from astrid.registry import evidence as evidences
+from astrid.registry import lineage, promote, versions
+from astrid.registry.card import CardInputs, registry_card, short_card
+from astrid.registry.compare import TEST_SCORES, quality, rows_digest
+from astrid.registry.compile import artifact_entry
+from astrid.registry.decide import Outcome, decide
+from astrid.registry.evidence import Evidence
+from astrid.registry.gates import Artifact, Built, Gate, Quality, gate_record, gate_table, refused
+from astrid.registry.journal import OvertakenError
+from astrid.registry.tracking import resume_run
+from astrid.registry.versions import EVIDENCE, Version
+from astrid.serving.engine import ScoringEngine, describe
 from astrid.stages.common import run
 
 MODEL = Path("models/export")
 OPERATING_POINT = Path("models/evaluate/operating_point.json")
+SCORES = Path("data/scores/scores.parquet")
+TRIPLETS = Path("data/triplets")
+SPLITS_TABLE = Path("data/splits/splits.parquet")
 EVALUATION = Path("reports/evaluate.json")
 SPLIT = Path("reports/split.json")
-EXPORT = Path("reports/export.json")
-SPLITS_TABLE = Path("data/splits/splits.parquet")
+SLICES = Path("reports/plots/slices.csv")
+FIGURES = Path("reports/figures")
 REPORT = Path("reports/register.json")
-TEST_TAG = "astrid.test_digest"
-AUCPR_TAG = "astrid.aucpr"
+CARD = Path("reports/card.md")
+
+PRODUCTS = (
+    "models/export",
+    "models/evaluate",
+    "data/scores",
+    "data/triplets",
+    "data/splits",
+    "reports/evaluate.json",
+    "reports/split.json",
+)
+CODE = ("src", "conf", "params.yaml", "dvc.yaml", "pyproject.toml", "constraints.txt")  # what the dirty flag looks at
+GALLERIES = ("gallery_missed.png", "gallery_false_alarms.png")
+TARGETS = ("onnx", "tflite-int8")
+_BATCH = 256
+_TRIES = 5  # others that may promote while this stage judges
+_EVALUATED = Table(
+    "evaluation scores",
+    (
+        Column("candidate_id", "str", "", "row of the triplet table"),
+        Column("part", "str", "", "validation or test"),
+        Column("label", "int", "", "1 real, 0 bogus"),
+        Column("score", "float", "", "calibrated probability of being real"),
+        Column("raw_score", "float", "", "the network's sigmoid before calibration"),
+    ),
+    ("candidate_id", "part", "label", "score", "raw_score"),
+)
 
 
 def main() -> None:
-    """Read models/export, models/evaluate and the reports; write reports/register.json and the registry."""
+    """Read the model folder, triplets, split, scores and reports; write reports/register.json, reports/card.md and the registry."""
     cfg = settings(RegistryConfig, "registry")
-    describe(MODEL)  # the graph is the one that its manifest was written for
+    describe(MODEL)  # every artifact is the one that its manifest was written for
     manifest = read_manifest(MODEL)
-    evaluation = _read(EVALUATION, "evaluate")
-    operating_point = _read(OPERATING_POINT, "evaluate")
-    test_digest = digest_file(SPLITS_TABLE)
-    digest = promote.model_digest(MODEL)
-    champion = promote.champion(cfg.model_name)
-    measured = measure(evaluation, _read(SPLIT, "split"), _read(EXPORT, "export"), _champion_aucpr(champion, digest, test_digest))
-    gates = check_gates(measured, cfg.gates)
-    lineage = {**{name: str(value) for name, value in manifest["data"].items()}, "splits": test_digest, "model": digest}
+    stages = lineage.read_lock()
+    table = test_rows()
+    evidence = gather(manifest, stages, table, cfg)
+    digests = {**{name: str(value) for name, value in manifest["data"].items()}, "splits": digest_file(SPLITS_TABLE)}
+    digests |= {"model": versions.model_digest(MODEL), "commit": evidence.built.commit or "none", "test rows": evidence.rows}
     with resume_run(str(manifest["data"]["training"])) as tracked:
-        tags = {AUCPR_TAG: measured.aucpr, "astrid.threshold": operating_point["threshold"], TEST_TAG: test_digest, **_prefixed(lineage)}
-        version = promote.register(MODEL, tracked, tags=tags, name=cfg.model_name)
-        _document(tracked, version, registry_card(manifest, gates, lineage))
-    if not refused(gates):
-        version = promote.promote(version, gates)
-    write_json(REPORT, record(version, gates, digest))
-    _conclude(version, gates, fatal=cfg.fatal)
+        version = versions.keep(MODEL, tracked, tags=_tags(evidence, digests), name=cfg.model_name)
+        tracked.set_tags({"astrid.model": f"{version.name}/{version.version}"})
+    with _folder() as folder:
+        evidences.write(_with_compiled(evidence, version), folder)
+        write_json(folder / "lineage.json", _lineage(stages, digests))
+        versions.add_files(version, folder, EVIDENCE)
+    version = promote.nominate(version, f"test AUCPR {evidence.quality.aucpr:.4f} on {len(table)} rows of {evidence.rows}")
+    outcome = _decide(version, table, cfg)
+    inputs = CardInputs(manifest, outcome.gates, digests, lineage.ancestry(stages or {}, str(MODEL)), *_reports())
+    _document(outcome.version, inputs)
+    write_json(REPORT, record(outcome, digests["model"]))
+    _conclude(outcome, fatal=cfg.fatal)
 
 
-def measure(evaluation: Mapping[str, Any], split: Mapping[str, Any], export: Mapping[str, Any], champion_aucpr: float) -> Measured:
-    """The gates' numbers from the reports; what a report does not hold is NaN, and a gate refuses it."""
+def test_rows() -> pd.DataFrame:
+    """The labelled test rows with what evaluation scored (columns evaluated, evaluated_raw), and `row`, their place in the store."""
+    scores = read_table(SCORES, _EVALUATED)
+    test = scores.loc[scores["part"] == "test", ["candidate_id", "label", "score", "raw_score"]]
+    test = test.rename(columns={"score": "evaluated", "raw_score": "evaluated_raw"})
+    store = TripletStore.open(TRIPLETS).table
+    store = store.assign(row=np.arange(len(store))).drop(columns=["label"])
+    parts = read_table(SPLITS_TABLE, SPLITS)
+    held_out = set(parts.loc[parts["part"] == "test", "candidate_id"])
+    rows = test.merge(store, on="candidate_id", how="left")
+    strangers = int(rows["row"].isna().sum() + (~rows["candidate_id"].isin(held_out)).sum())
+    if strangers or rows.empty:
+        raise InputError(f"{strangers} of {len(test)} scored rows of {SCORES} are not test rows of {SPLITS_TABLE}; run the stage evaluate.")
+    return rows.astype({"row": np.int64})
+
+
+def gather(manifest: dict[str, Any], stages: Mapping[str, Any] | None, table: pd.DataFrame, cfg: RegistryConfig) -> Evidence:
+    """Everything that the gates judge, measured on the model folder. A target that this machine cannot run has no scores."""
+    if not artifact_entry(manifest, "onnx"):
+        raise InputError(f"{MODEL / MANIFEST_FILE} names no artifact for onnx; run the stage export again.")
+    rows, threshold = rows_digest(table), float(manifest["threshold"])
+    scores: dict[str, pd.DataFrame] = {}
+    artifacts: dict[str, Artifact] = {}
+    for target in TARGETS:
+        entry = artifact_entry(manifest, target)
+        if not entry:
+            continue
+        artifacts[target] = _declared(entry, target)
+        try:
+            scores[target], milliseconds = rescore(MODEL, target, table)
+        except MissingDependencyError as error:
+            log.warning("register: %s is not measured here: %s", target, error)
+            continue
+        losses = {} if target == "onnx" else evidences.measured_losses(scores[target], scores["onnx"], threshold)
+        artifacts[target] = replace(artifacts[target], milliseconds=milliseconds, **losses)
+    float_scores = scores["onnx"]
+    reached = Quality(**quality(float_scores, threshold, cfg.gates.calibration_bins), replay=_replay(float_scores, table))
+    return Evidence(rows, threshold, built(manifest, stages), reached, artifacts, scores)
+
+
+def rescore(folder: Path, target: str, table: pd.DataFrame) -> tuple[pd.DataFrame, float]:
+    """A model folder's own scores of the test rows as `TEST_SCORES`, and the milliseconds a triplet that scoring took."""
+    engine = ScoringEngine.load(folder, batch=_BATCH, target=target)
+    store = TripletStore.open(TRIPLETS)
+    places = table["row"].to_numpy()
+    raw, calibrated, seconds = [], [], 0.0
+    for start in range(0, len(places), _BATCH):
+        stamps = store.stamps(places[start : start + _BATCH])
+        began = time.perf_counter()
+        found = engine.score(stamps)
+        seconds += time.perf_counter() - began
+        raw.append(found.raw)
+        calibrated.append(found.calibrated)
+    frame = table.assign(raw_score=np.concatenate(raw).astype(np.float64), score=np.concatenate(calibrated))
+    names = [column.name for column in TEST_SCORES.columns]
+    return frame[names], 1e3 * seconds / len(places)
+
+
+def built(manifest: Mapping[str, Any], stages: Mapping[str, Any] | None) -> Built:
+    """How the model came to be: the lock file, the commit, the digests of its data, the audit of its split."""
+    split = _read(SPLIT, "split")
     leaks = split.get("audit", {}).get("leaks")
-    return Measured(
+    recorded = {name: str(manifest["data"].get(name, "")) for name in ("triplets", "splits", "training")}
+    here = {"triplets": TripletStore.open(TRIPLETS).digest, "splits": digest_file(SPLITS_TABLE), "training": recorded["training"]}
+    foreign = [name for name, digest in recorded.items() if not digest or digest != here[name]]
+    foreign += ["audit"] if split.get("triplets_digest", recorded["triplets"]) != recorded["triplets"] else []
+    code = git_state(Path(), CODE)
+    others = [] if stages is None else lineage.changed(stages, PRODUCTS)
+    for name in (*foreign, *others):
+        log.warning("register: %s is not what the model was made from", name)
+    return Built(
+        lock=math.nan if stages is None else float(len(others)),
+        commit=str(code["commit"]),
+        dirty=bool(code["dirty"]),
+        data=float(len(foreign)),
         leaks=float(sum(leaks.values())) if isinstance(leaks, Mapping) else math.nan,
-        aucpr=_number(evaluation, "test.aucpr"),
-        recall=_number(evaluation, "test.recall"),
-        ece=_number(evaluation, "test.ece"),
-        parity=_number(export, "largest_difference"),
-        champion_aucpr=champion_aucpr,
     )
 
 
-def record(version: promote.Version, gates: tuple[Gate, ...], digest: str) -> dict[str, Any]:
-    """What reports/register.json says."""
+def record(outcome: Outcome, digest: str) -> dict[str, Any]:
+    """What reports/register.json says; the same model gives the same bytes."""
     return {
-        "name": version.name,
-        "version": version.version,
-        "aliases": list(version.aliases),
+        "name": outcome.version.name,
+        "version": outcome.version.version,
+        "aliases": list(outcome.version.aliases),
         "digest": digest,
-        "promoted": not refused(gates),
-        "gates": {
-            gate.name: {"measured": gate.measured, "limit": gate.limit, "passed": gate.passed, "sentence": gate.sentence} for gate in gates
-        },
+        "promoted": outcome.promoted,
+        "gates": gate_record(outcome.gates),
     }
 
 
-def _champion_aucpr(champion: promote.Version | None, digest: str, test_digest: str) -> float:
-    """The champion's test AUCPR where it is another model measured on the same test rows, else NaN."""
-    if champion is None or champion.tags.get(promote.DIGEST_TAG) == digest or champion.tags.get(TEST_TAG) != test_digest:
-        return math.nan
-    return champion.number(AUCPR_TAG)
+def _declared(entry: Mapping[str, Any], target: str) -> Artifact:
+    """What is known of an artifact without scoring: what the exporter measured, and for an integer one which operators are mapped."""
+    quantization = entry.get("quantization", {})
+    device = quantization.get("edgetpu", {})
+    unmapped, streamed = _number(device, "unmapped"), _number(device, "expected_streamed_bytes")
+    if target == "tflite-int8":
+        from astrid.export.edgetpu import operator_map
+
+        try:
+            found = operator_map((MODEL / entry["file"]).read_bytes())
+            unmapped, streamed = float(len(found.operators) - found.mapped), float(found.streamed)
+        except MissingDependencyError as error:
+            log.warning("register: the operators of %s are as the exporter counted them: %s", entry["file"], error)
+    return Artifact(
+        bytes=_number(entry, "bytes"),
+        parity=_number(entry.get("parity", {}), "largest_difference"),
+        calibration_stamps=_number(quantization, "calibration_stamps"),
+        unmapped=unmapped,
+        streamed=streamed,
+    )
 
 
-def _document(tracked: Run, version: promote.Version, card: str) -> None:
-    tracked.set_tags({"astrid.model": f"{version.name}/{version.version}"})
-    promote.describe(version, card)
+def _with_compiled(found: Evidence, version: Version) -> Evidence:
+    """The evidence with what a compiler has said of this version already: compiling is no part of this stage."""
+    if versions.COMPILED_TAG not in version.tags:
+        return found
+    known = evidences.read(version).artifacts
+    return replace(found, artifacts={**found.artifacts, versions.COMPILED: known[versions.COMPILED]})
 
 
-def _conclude(version: promote.Version, gates: tuple[Gate, ...], *, fatal: bool) -> None:
-    log.info("register: %s version %d, aliases %s\n%s", version.name, version.version, ", ".join(version.aliases), gate_table(gates))
-    closed = refused(gates)
+def _replay(frame: pd.DataFrame, table: pd.DataFrame) -> float:
+    """Largest difference between the folder's scores and those that evaluation measured, before and after calibration."""
+    raw = np.abs(frame["raw_score"].to_numpy() - table["evaluated_raw"].to_numpy())
+    calibrated = np.abs(frame["score"].to_numpy() - table["evaluated"].to_numpy())
+    return float(np.maximum(raw, calibrated).max())
+
+
+def _decide(version: Version, table: pd.DataFrame, cfg: RegistryConfig) -> Outcome:
+    """Judge and promote; what somebody else promotes meanwhile is the champion that the next try is judged against."""
+    for left in reversed(range(_TRIES)):
+        journal = promote.settle(version.name)
+        _score_champion(journal.aliases.get("onnx-champion"), version, table)
+        taken_back = journal.rolled_back("onnx-champion", version.version)
+        if taken_back is not None:
+            said = f"{taken_back.who} rolled it back ({taken_back.why}); `astrid registry promote {version.version}` promotes it again."
+            return Outcome(versions.version(version.name, version.version), (Gate("rolled back", 1.0, 0.0, False, said),), ())
+        try:
+            return decide(version, "onnx", cfg, why="the stage register")
+        except OvertakenError:
+            if not left:
+                raise
+    raise AssertionError("the last try returns or raises")
+
+
+def _score_champion(number: int | None, version: Version, table: pd.DataFrame) -> None:
+    """Keep the champion's scores on these test rows with it, where it has none yet."""
+    rows = rows_digest(table)
+    if number is None or number == version.version:
+        return
+    champion = versions.version(version.name, number)
+    if evidences.scores_on(champion, rows) is not None:
+        return
+    log.info("register: the champion, version %d, is scored on the %d test rows of %s", number, len(table), rows)
+    frame, _ = rescore(versions.fetch(champion.uri), "onnx", table)
+    with _folder() as folder:
+        evidences.write_scores(frame, rows, "onnx", folder)
+        versions.add_files(champion, folder, EVIDENCE)
+
+
+def _document(version: Version, inputs: CardInputs) -> None:
+    """The card with the version: the whole one and the failures beside the model, a short one in the registry's description."""
+    text = registry_card(inputs)
+    with _folder() as folder:
+        for name in GALLERIES:
+            if (FIGURES / name).is_file():
+                shutil.copyfile(FIGURES / name, folder / name)
+        versions.add_files(version, folder, "card")
+    with _folder() as folder:
+        (folder / CARD_FILE).write_text(text, encoding="utf-8")
+        versions.add_files(version, folder)
+    versions.describe(version, short_card(inputs))
+    CARD.write_text(text.replace("](card/", "](figures/"), encoding="utf-8")
+
+
+def _lineage(stages: Mapping[str, Any] | None, digests: Mapping[str, str]) -> dict[str, Any]:
+    steps = [] if stages is None else lineage.ancestry(stages, str(MODEL))
+    return {
+        "digests": dict(digests),
+        "products": {step.path: {"stage": step.stage, "md5": step.digest, "files": step.files} for step in steps},
+        "raw files (MD5)": {} if stages is None else lineage.raw_files(stages),
+    }
+
+
+def _reports() -> tuple[dict[str, Any], dict[str, Any], pd.DataFrame, list[str]]:
+    """Evaluation, split, slices and the names of the galleries that are there."""
+    slices = pd.read_csv(SLICES) if SLICES.is_file() else pd.DataFrame()
+    return _read(EVALUATION, "evaluate"), _read(SPLIT, "split"), slices, [name for name in GALLERIES if (FIGURES / name).is_file()]
+
+
+def _conclude(outcome: Outcome, *, fatal: bool) -> None:
+    version, closed = outcome.version, refused(outcome.gates)
+    log.info(
+        "register: %s version %d, aliases %s\n%s", version.name, version.version, ", ".join(version.aliases), gate_table(outcome.gates)
+    )
     if not closed:
         return
-    sentence = (
-        f"version {version.version} of {version.name} is not promoted, {len(closed)} of {len(gates)} gates refuse: {closed[0].sentence}"
-    )
+    counts = f"{len(closed)} of {len(outcome.gates)} gates refuse"
+    sentence = f"version {version.version} of {version.name} is not promoted, {counts}: {closed[0].sentence}"
     if fatal:
         raise GateError(f"{sentence} See {REPORT}, and train anew or change registry.gates.")
     log.warning("register: %s It stays a candidate.", sentence)
+
+
+def _tags(evidence: Evidence, digests: Mapping[str, str]) -> dict[str, Any]:
+    tags = {"astrid.aucpr": evidence.quality.aucpr, "astrid.recall": evidence.quality.recall, "astrid.threshold": evidence.threshold}
+    origin = {"astrid.commit": evidence.built.commit, "astrid.dirty": evidence.built.dirty, "astrid.test_digest": evidence.rows}
+    return {**tags, **origin, **{f"astrid.from.{name.replace(' ', '_')}": value for name, value in digests.items()}}
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="astrid-") as name:
+        yield Path(name)
 
 
 def _read(path: Path, stage: str) -> dict[str, Any]:
@@ -122,10 +337,6 @@ def _read(path: Path, stage: str) -> dict[str, Any]:
 def _number(content: Mapping[str, Any], name: str) -> float:
     value = content.get(name)
     return float(value) if isinstance(value, int | float) else math.nan
-
-
-def _prefixed(lineage: Mapping[str, str]) -> dict[str, str]:
-    return {f"astrid.from.{name.replace(' ', '_')}": value for name, value in lineage.items()}
 
 
 if __name__ == "__main__":

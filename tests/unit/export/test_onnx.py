@@ -66,3 +66,17 @@ def test_a_graph_that_the_checker_refuses_is_not_exported(network, monkeypatch):
     monkeypatch.setattr(onnx.checker, "check_model", refuse)
     with pytest.raises(GateError, match="the ONNX checker refuses the exported graph \\(bad node\\)"):
         to_onnx(network, opset=18, metadata={})
+
+
+def test_optimising_joins_layers_in_standard_operators_and_changes_no_score():
+    torch.manual_seed(2)
+    layers = [torch.nn.Conv2d(3, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(2 * 61**2, 1)]
+    network = torch.nn.Sequential(*layers, torch.nn.Flatten(0)).eval()
+    plain, better = (to_onnx(network, opset=18, metadata={}, optimize=choice) for choice in (False, True))
+    proto = onnx.load_from_string(better)
+    assert {one.domain for one in proto.opset_import} == {""}
+    assert all(not node.domain for node in proto.graph.node)
+    assert len(proto.graph.node) <= len(onnx.load_from_string(plain).graph.node)
+    assert not any(node.op_type == "BatchNormalization" for node in proto.graph.node)
+    stamps = np.random.default_rng(0).standard_normal((3, 3, 63, 63)).astype(np.float32)
+    np.testing.assert_allclose(onnx_scorer(better, INPUT)(stamps), onnx_scorer(plain, INPUT)(stamps), atol=1e-6)

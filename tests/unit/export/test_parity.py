@@ -5,7 +5,7 @@ import pytest
 
 from astrid.core.errors import GateError
 from astrid.datasets.normalize import NORMALIZATIONS
-from astrid.export.parity import Parity, compare, draw, gate, hostile_inputs, hostile_stamps, normalized_cases
+from astrid.export.parity import Parity, compare, compare_all, damaged_stamps, draw, gate, hostile_inputs, hostile_stamps, normalized_cases
 
 
 def constant(value):
@@ -54,3 +54,30 @@ def test_rows_are_drawn_once_each():
     assert len(set(rows)) == 4
     assert list(rows) == sorted(rows)
     assert list(draw(3, 100, np.random.default_rng(0))) == [0, 1, 2]
+
+
+def test_damaged_triplets_are_finite_once_normalised_and_damaged():
+    rng = np.random.default_rng(0)
+    stamps = rng.normal(100, 5, (6, 3, 63, 63)).astype(np.float32)
+    cases = damaged_stamps(stamps, rng)
+    assert len(cases) == 5
+    assert np.isnan(cases["real, holes"]).any()
+    assert np.isnan(cases["real, saturated"][:, 2, 31, 31]).all()
+    assert (cases["real, empty reference"][:, 1] == 0).all()
+    for normalization_id in NORMALIZATIONS:
+        for case, normalized in normalized_cases(cases, normalization_id).items():
+            assert normalized.shape == stamps.shape, case
+            assert np.isfinite(normalized).all(), case
+
+
+def test_several_artifacts_are_compared_while_the_network_scores_each_stamp_once():
+    calls = []
+
+    def network(stamps):
+        calls.append(len(stamps))
+        return np.full(len(stamps), 0.5, dtype=np.float32)
+
+    found = compare_all(network, {"a": constant(0.5), "b": constant(0.75)}, {**CASES, "more": CASES["zero"]}, batch=2)
+    assert (found["a"].largest, found["b"].largest) == (0, 0.25)
+    assert found["b"].stamps == 6
+    assert sum(calls) == 2 * (1 + 3)  # a single triplet, then all of them

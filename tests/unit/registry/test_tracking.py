@@ -1,5 +1,6 @@
 import math
 import sqlite3
+from pathlib import Path
 
 import pytest
 
@@ -132,8 +133,9 @@ def test_a_broken_database_is_one_sentence(tmp_path, monkeypatch):
         pass
 
 
-def test_the_database_appears_whole_and_leaves_no_temporary_file(store):
+def test_the_database_appears_whole_and_leaves_no_temporary_file():
     stores.client()
+    store = Path(stores.tracking_uri().removeprefix("sqlite:///")).parent
     names = {path.name for path in store.iterdir()}
     assert "mlflow.db" in names
     assert not [name for name in names if ".part" in name]

@@ -115,3 +115,39 @@ def test_a_graph_that_onnx_runtime_cannot_open_is_one_sentence(tmp_path):
 def test_a_provider_is_chosen_and_never_replaced_silently(tiny_model):
     with pytest.raises(MissingDependencyError, match="ONNX Runtime has no NoSuchExecutionProvider here"):
         ScoringEngine.load(tiny_model, providers=("NoSuchExecutionProvider",))
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        ({"file": "../model.onnx"}, "describes the artifact 'model.onnx' as the file '../model.onnx'"),
+        ({"target": "abacus"}, "for 'abacus' that gives a 'probability'"),
+        ({"output": {"kind": "magnitude"}}, "that gives a 'magnitude'"),
+    ],
+)
+def test_an_artifact_that_the_engine_does_not_know_is_refused(tiny_model, tmp_path, entry, sentence):
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    content = json.loads((folder / "model.json").read_text())
+    content["artifacts"]["model.onnx"] |= entry
+    (folder / "model.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=sentence):
+        ScoringEngine.load(folder)
+
+
+def test_a_folder_of_before_the_artifacts_is_one_of_the_graph_alone(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    content = json.loads((folder / "model.json").read_text())
+    del content["artifacts"]
+    (folder / "model.json").write_text(json.dumps(content))
+    raw = stamps(3)
+    np.testing.assert_array_equal(ScoringEngine.load(folder).score(raw).raw, ScoringEngine.load(tiny_model).score(raw).raw)
+
+
+def test_cuda_is_taken_where_onnx_runtime_has_it_and_a_wish_is_followed():
+    from types import SimpleNamespace
+
+    from astrid.serving.by_onnx import _chosen
+
+    gpu = SimpleNamespace(get_available_providers=lambda: ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"])
+    assert _chosen(gpu, None) == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert _chosen(gpu, ["CPUExecutionProvider"]) == ["CPUExecutionProvider"]
