@@ -77,7 +77,9 @@ def test_a_split_strategy_keeps_its_promise(project: Path, stages: RunStages, sp
     stages(project, ["split"])
     rows = parts(project)
     used = rows[rows["part"] != "unused"]
-    for part in ("train", "validation", "test"):
+    promised = ("train",) if split == "training_only" else ("train", "validation", "test")
+    assert set(used["part"]) == set(promised)
+    for part in promised:
         assert set(used.loc[used["part"] == part, "label"]) == {0, 1}, part
     for key in ("event_id", "cell_id", "exposure_id"):
         assert (used.groupby(key)["part"].nunique() == 1).all(), key
