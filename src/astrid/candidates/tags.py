@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from astrid.candidates.constant import on_constant
 from astrid.candidates.ghosts import on_ghost
 from astrid.candidates.glints import on_glint
 from astrid.candidates.host import Sources
@@ -43,10 +44,13 @@ def tag(
                 with a flagged pixel in a core that the PSF does not fit
     crosstalk   at the mirror image of saturated pixels that show there, see `readout`
     diffuse     even light about it makes it, see `light`
-    hot_pixel   one pixel alone: no neighbour holds what the PSF demands; or a hot pixel in the core
+    hot_pixel   one pixel alone: no neighbour holds what the PSF demands; or a hot pixel in the core; or, once the exposures are seen
+                together, one that fires again where other sky is, see `recurring`
     dipole      opposite-sign flux beside it
+    offset      beside the centre of a star, with a small share of its light, see `constant`
     residual    small change close to a bright or saturated star
     saturated   saturated or bled pixels in the core
+    scale       a source whose light changes by the same share as that of the sources around, see `constant`
     trail       on a long thin connected region of the score, or on a filled line of candidates
     edge        close to the edge of the footprint, or in the detector's margin
     extended    wider than the PSF
@@ -68,6 +72,7 @@ def tag(
     dots = (
         sharp | _faint_hit(peaks, features, fwhm, cfg) | (_has(bits, DQ.COSMIC_RAY) & (_misfit(peaks, columns, fwhm) > cfg.cosmic_misfit))
     )
+    scale, offset = on_constant(difference, peaks, columns["flux"], sources, cfg)
     marks = {
         "column": on_column(difference, light, peaks, cfg),
         "cosmic_ray": dots,
@@ -80,8 +85,10 @@ def tag(
         "ghost": on_ghost(difference, light, peaks, wide, sources, cfg) | on_disc(light, peaks, share, wide, sources, cfg),
         "glint": on_glint(peaks, columns, fwhm, features.psf_moment_fwhm, cfg),
         "hot_pixel": (sharp & (features.neighbour_ratio < cfg.hot_neighbour)) | _has(bits, DQ.HOT),
+        "offset": offset,
         "residual": near_star,
         "saturated": _has(bits, DQ.SATURATED | DQ.BLEED),
+        "scale": scale,
         "step": on_step(difference, light, peaks, share, wide, cfg),
         "trail": on_long_region(difference, peaks, cfg) | on_line(difference, peaks, cfg),
     }

@@ -25,10 +25,12 @@ KIND_OF_TAG = {
     "saturated": "saturation",
     "dipole": "dipole",
     "residual": "residual",
+    "offset": "residual",
     "ghost": "ghost",
     "fringe": "fringe",
     "step": "amplifier_step",
     "edge": "edge",
+    "scale": "residual",
     "diffuse": "stray_light",
     "extended": "extended",
 }
@@ -49,10 +51,10 @@ TAGS_OF_KIND = {
     "amplifier_step": ("step", "diffuse"),
     "fringe": ("fringe", "diffuse"),
     "edge": ("edge",),
-    "dipole": ("dipole",),
-    "guiding": ("dipole", "residual"),
-    "cloud": ("residual",),
-    "residual": ("residual", "saturated"),
+    "dipole": ("dipole", "offset"),
+    "guiding": ("dipole", "offset", "residual", "scale"),
+    "cloud": ("scale",),
+    "residual": ("residual", "saturated", "offset", "scale"),
 }
 NOISE = "noise"
 MOVING = "moving"

@@ -62,6 +62,7 @@ def detect(
     table a pair to `output`/pairs. `asteroids` (ASTEROIDS) names known moving objects.
     """
     from astrid.candidates.moving import link, mark, match_known
+    from astrid.candidates.recurring import mark_recurring
 
     pairs = read_table(folder / "pairs.parquet", PAIRS)
     names = sorted(pairs.loc[pairs["status"] == "ok", "pair_id"])
@@ -70,7 +71,7 @@ def detect(
     prune(output / "pairs", [path for job in jobs for path in (job.output, job.record)])
     done = [(job, row) for job, row in zip(jobs, rows, strict=True) if row["status"] == "ok"]
     frames = [frame for frame in (read_table(job.output, CANDIDATES) for job, _ in done) if len(frame)]
-    table = pd.concat(frames, ignore_index=True) if frames else CANDIDATES.empty()
+    table = mark_recurring(pd.concat(frames, ignore_index=True) if frames else CANDIDATES.empty(), cfg.recurring)
     copied = table["pair_id"].map(is_copy).to_numpy(dtype=bool)  # their light is that of their parents: it makes no track
     own, copies = table[~copied].reset_index(drop=True), table[copied]
     own, tracks = mark(own, link(own, cfg.moving), match_known(own, asteroids, cfg.moving))
@@ -91,7 +92,7 @@ def detect(
 def _jobs(names: list[str], folder: Path, output: Path, cfg: CandidatesConfig, catalog: pd.DataFrame) -> list[Job]:
     """One job a pair; what links the pairs with each other is no part of its digest."""
     own = dataclasses.asdict(cfg)
-    del own["moving"]
+    del own["moving"], own["recurring"]
     positions = tuple(tuple(catalog[name].tolist()) for name in ("object_id", "s_ra", "s_dec"))
     common = (digest_settings(own), digest_code(CODE), repr(positions))
     jobs = []

@@ -20,8 +20,10 @@ Tag = Literal[
     "ghost",
     "glint",
     "hot_pixel",
+    "offset",
     "residual",
     "saturated",
+    "scale",
     "step",
     "trail",
 ]
@@ -80,6 +82,16 @@ class TagsConfig:
     dipole_symmetry: Fraction
     residual_fwhm: Positive  # science FWHM
     residual_fraction: Fraction  # of the star's flux
+    offset_fwhm: tuple[NonNegative, Positive]  # science FWHM, least and most
+    offset_sigma: NonNegative  # of the candidate's place
+    offset_size: Positive  # science FWHM, of the star's major axis (RMS)
+    offset_snr: Positive  # sigma of the reference's sky
+    offset_share: Positive  # of the light at the candidate
+    scale_members: PositiveCount  # sources around the candidate
+    scale_snr: Positive  # light over the error of the difference's flux
+    scale_sigma: Positive  # of their median share
+    scale_least: Fraction  # of their light
+    scale_factor: Positive  # of two shares
     trail_sigma: Positive  # sigma of the score
     trail_length_fwhm: Positive  # science FWHM
     trail_elongation: Positive  # length over width
@@ -160,6 +172,15 @@ class MovingConfig:
 
 
 @section
+class RecurringConfig:
+    """Candidates at one pixel of a detector, exposure after exposure."""
+
+    tolerance: Positive  # pixel, between two of them
+    apart_fwhm: NonNegative  # science FWHM, between their places on the sky at least
+    chance: Fraction  # probability of so many by chance, at most
+
+
+@section
 class CandidatesConfig:
     """The whole room."""
 
@@ -170,3 +191,4 @@ class CandidatesConfig:
     stamps: StampsConfig
     forced: ForcedConfig
     moving: MovingConfig
+    recurring: RecurringConfig
