@@ -365,18 +365,20 @@ def registry_show(version: str, overrides: tuple[str, ...]) -> None:
 
 
 @registry.command("promote")
-@click.argument("version", default="candidate")
+@click.argument("version", required=False)
 @_TO
 @click.option("--why", default="by hand", show_default=True, help="The reason, for the journal.")
 @_ASPECT
-def registry_promote(version: str, to: str, why: str, overrides: tuple[str, ...]) -> None:
-    """Make a VERSION (a number or an alias; default: the candidate) the champion of a target, if every gate passes.
+def registry_promote(version: str | None, to: str, why: str, overrides: tuple[str, ...]) -> None:
+    """Make a VERSION (a number or an alias) the champion of a target, if every gate passes.
 
-    The targets are a ladder: tflite-int8 needs the champion of onnx, and `--to edgetpu` takes tflite-int8 on the way.
+    The targets are a ladder: tflite-int8 needs the champion of onnx, and `--to edgetpu` takes tflite-int8 on the way. Without VERSION
+    the candidate is judged for onnx, and the ONNX champion for what is above it.
     """
     from astrid.commands.registry import promote_version as run
 
-    run(version, to, why, _registry_settings(overrides), _compiler_settings(overrides))
+    which = version or ("candidate" if to == "onnx" else "onnx-champion")
+    run(which, to, why, _registry_settings(overrides), _compiler_settings(overrides))
 
 
 @registry.command("rollback")

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from astrid.registry.versions import Version
 
 _ABSENT = "–"
-_SHOWN = 60  # characters of a value in a table of differences
+_SHOWN = 40  # characters of a value in a table of differences
+_TOLD = "test."  # metrics of which part
 
 
 def list_models(cfg: RegistryConfig) -> None:
@@ -193,8 +194,14 @@ def _lines(entry: Entry) -> Iterator[str]:
 
 
 def _facts(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What two models may differ in, by name: of an artifact its digest, size and losses."""
-    yield from _flat({name: value for name, value in manifest.items() if name not in ("artifacts", "parity", "files")})
+    """What two models may differ in, by name: the metrics on test with their intervals, of an artifact its digest, size and losses."""
+    from astrid.registry.markdown import estimate
+
+    yield from _flat({name: value for name, value in manifest.items() if name not in ("artifacts", "parity", "files", "metrics")})
+    metrics = manifest.get("metrics", {})
+    for name in metrics:
+        if name.startswith(_TOLD) and not name.endswith(("_low", "_high")):
+            yield name, estimate(metrics, name)
     for file, entry in manifest.get("artifacts", {}).items():
         parity = entry.get("parity", {})
         yield from ((f"{file} {name}", entry[name]) for name in ("sha256", "bytes"))

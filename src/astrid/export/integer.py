@@ -29,6 +29,7 @@ class Loss:
 
     aucpr: float
     recall: float  # at the threshold, a fraction
+    real: int  # real rows that it was measured on
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,9 +103,9 @@ def file_name(batch: int) -> str:
 
 
 def _excess(found: Loss, cfg: IntegerConfig) -> float:
-    """The larger of both losses over what it may be."""
+    """The larger of both losses over what it may be; recall moves in steps of one real row, so that much of it may be lost."""
     limits = cfg.tuning
-    pairs = ((found.aucpr, limits.aucpr_loss), (found.recall, limits.recall_loss))
+    pairs = ((found.aucpr, limits.aucpr_loss), (found.recall, max(limits.recall_loss, 1 / found.real)))
     return max(loss / limit if limit > 0 else np.inf * np.sign(loss) if loss else 0.0 for loss, limit in pairs)
 
 

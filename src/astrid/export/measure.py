@@ -100,8 +100,9 @@ def losses(bench: Bench, part: Part, scorer: Scorer) -> Loss:
     raw = bench.scores({"network": bench.network, "artifact": scorer}, part.rows)
     events = bench.store.table["event_id"].to_numpy()[part.rows]
     ours, theirs = (make_rows(part.labels, calibration.apply(raw[name]), events) for name in ("network", "artifact"))
-    kept = [float((one.scores[one.labels] >= bench.threshold).mean()) for one in (ours, theirs)]
-    return Loss(average_precision(ours) - average_precision(theirs), kept[0] - kept[1])
+    kept, left = (int((one.scores[one.labels] >= bench.threshold).sum()) for one in (ours, theirs))
+    real = int(ours.labels.sum())
+    return Loss(average_precision(ours) - average_precision(theirs), (kept - left) / real, real)
 
 
 def times(bench: Bench, artifacts: Mapping[str, Scorer], reference: Scorer, cfg: ExportConfig) -> dict[str, dict[str, float]]:

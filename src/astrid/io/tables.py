@@ -176,7 +176,7 @@ CANDIDATES = Table(
         ("host_theta", "float", "deg", "of its major axis from +x towards +y"),
         ("psf_fwhm", "float", "pixel", "of the science image"),
         ("pixel_scale", "float", "arcsec", "arcsec a pixel"),
-        ("tags", "tags", "", "cosmic_ray, dipole, edge, extended, ghost, hot_pixel, residual, saturated, trail; moving on a known track"),
+        ("tags", "tags", "", "artefacts that it looks like, by the names of candidates/tags.py; moving on a known track"),
         ("scorable", "bool", "", "false when a full stamp cannot be cut"),
         ("reason", "str", "", "why it is unscorable"),
         ("moving_name", "str", "", "known moving object at this place and time; empty where none is"),
@@ -300,6 +300,19 @@ SPLITS = Table(
     ("candidate_id", "part", "group_id"),
 )
 
+EVALUATED = Table(
+    "evaluation scores",
+    _columns(
+        ("candidate_id", "str", "", "row of the triplet table"),
+        ("part", "str", "", "validation or test"),
+        ("label", "int", "", "1 real, 0 bogus"),
+        ("score", "float", "", "calibrated probability of being real"),
+        ("raw_score", "float", "", "the network's sigmoid before calibration"),
+        ("baseline_score", "float", "", "calibrated probability of the random forest"),
+    ),
+    ("candidate_id", "part", "label", "score", "raw_score"),
+)
+
 SCORES = Table(
     "scores",
     _columns(
@@ -327,9 +340,7 @@ def conform(frame: pd.DataFrame, table: Table, *, source: str) -> pd.DataFrame:
     if missing:
         required = ", ".join(table.required)
         raise InputError(f"{source} lacks the column {missing[0]!r} of the {table.name} table; add it (required: {required}).")
-    out = pd.DataFrame(index=frame.index)
-    for column in table.columns:
-        out[column.name] = _typed(frame, column, source)
+    out = pd.DataFrame({column.name: _typed(frame, column, source) for column in table.columns}, index=frame.index)
     for name in frame.columns:
         if name not in out.columns:
             out[name] = frame[name]
@@ -342,10 +353,8 @@ def _typed(frame: pd.DataFrame, column: Column, source: str) -> pd.Series:
         return pd.Series(fill, index=frame.index, dtype=object if column.kind in ("tags", "str") else None)
     values = frame[column.name]
     try:
-        if column.kind == "float":
-            return pd.to_numeric(values).astype("float64")
-        if column.kind == "int":
-            return pd.to_numeric(values).astype("int64")
+        if column.kind in ("float", "int"):
+            return pd.to_numeric(values).astype(f"{column.kind}64")
         if column.kind == "bool":
             return values.map(_truth).astype("bool")
         if column.kind == "str":
@@ -369,15 +378,9 @@ def write_table(frame: pd.DataFrame, path: Path, table: Table) -> None:
     """Write a frame as Parquet, atomically, with the declared columns first and their units in the metadata."""
     conformed = conform(frame, table, source=path.name)
     arrow = pa.Table.from_pandas(conformed, preserve_index=False)
-    fields = []
-    declared = {column.name: column for column in table.columns}
-    for arrow_field in arrow.schema:
-        column = declared.get(arrow_field.name)
-        if column is not None:
-            metadata = {"unit": column.unit, "meaning": column.meaning}
-            arrow_field = pa.field(column.name, _ARROW[column.kind], metadata=metadata)
-        fields.append(arrow_field)
-    arrow = arrow.cast(pa.schema(fields)).replace_schema_metadata({"astrid.table": table.name})
+    declared = {c.name: pa.field(c.name, _ARROW[c.kind], metadata={"unit": c.unit, "meaning": c.meaning}) for c in table.columns}
+    schema = pa.schema([declared.get(field.name, field) for field in arrow.schema])
+    arrow = arrow.cast(schema).replace_schema_metadata({"astrid.table": table.name})
     with atomic_path(path) as temporary:
         pq.write_table(arrow, temporary, compression="zstd")
 

@@ -57,6 +57,11 @@ def ancestry(stages: Mapping[str, Any], product: str) -> tuple[Step, ...]:
     return tuple(steps.values())
 
 
+def parameters(stages: Mapping[str, Any], product: str) -> dict[str, Any]:
+    """What every stage on the way to `product` ran with, by stage, as the lock file has it."""
+    return {step.stage: stages[step.stage].get("params", {}) for step in ancestry(stages, product)}
+
+
 def changed(stages: Mapping[str, Any], products: Iterable[str], root: Path = Path()) -> list[str]:
     """What is not as `dvc repro` left it: products that lie otherwise on disk, and stages that ran on other products than these."""
     made = {out["path"]: str(out["md5"]) for stage in stages.values() for out in stage.get("outs", ())}

@@ -21,7 +21,7 @@ from astrid.core.errors import InputError
 from astrid.core.provenance import digest_file, digest_settings, git_state
 from astrid.core.runtime import atomic_path, log, rng_for, write_json
 from astrid.io.shards import TripletStore
-from astrid.io.tables import PAIRS, SPLITS, Column, Table, read_table, write_table
+from astrid.io.tables import EVALUATED, PAIRS, SPLITS, read_table, write_table
 from astrid.stages.common import prune, run
 
 if TYPE_CHECKING:
@@ -37,19 +37,6 @@ DIFFERENCES = Path("data/difference")
 OPERATING_POINT = Path("models/evaluate/operating_point.json")
 SCORES = Path("data/scores/scores.parquet")
 REPORTS = Path("reports")
-
-SCORE_TABLE = Table(
-    "evaluation scores",
-    (
-        Column("candidate_id", "str", "", "row of the triplet table"),
-        Column("part", "str", "", "validation or test"),
-        Column("label", "int", "", "1 real, 0 bogus"),
-        Column("score", "float", "", "calibrated probability of being real"),
-        Column("raw_score", "float", "", "the network's sigmoid before calibration"),
-        Column("baseline_score", "float", "", "calibrated probability of the random forest"),
-    ),
-    ("candidate_id", "part", "label", "score", "raw_score", "baseline_score"),
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +82,7 @@ def main() -> None:
     inputs = read_inputs()
     findings = measure(inputs, cfg)
     write_json(OPERATING_POINT, operating_point(findings))
-    write_table(score_frame(findings), SCORES, SCORE_TABLE)
+    write_table(score_frame(findings), SCORES, EVALUATED)
     write_json(REPORTS / "evaluate.json", summary(findings))
     write_plots(findings.frames)
     pictures = write_figures(inputs, findings, cfg)
@@ -228,6 +215,8 @@ def operating_point(findings: Findings) -> dict[str, Any]:
         "calibration": network.calibration.to_dict(),
         "choice": dataclasses.asdict(network.threshold),
         "metrics": summary(findings),
+        "interval": network.settings.interval,
+        "stream_prevalence": network.settings.prevalence,
         "model_digest": digest_file(TRAINED / "model.pt"),
     }
 

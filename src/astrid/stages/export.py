@@ -15,10 +15,10 @@ from astrid.config.params import settings
 from astrid.config.schema import ExportConfig
 from astrid.core.errors import ConfigError, DataSetError, InputError, MissingDependencyError
 from astrid.core.provenance import digest_file
-from astrid.core.runtime import log, rng_for, write_json
+from astrid.core.runtime import log, rng_for, write_bytes, write_json
 from astrid.io.shards import TripletStore
 from astrid.io.tables import SPLITS, read_table
-from astrid.stages.common import run
+from astrid.stages.common import prune, run
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,6 +34,7 @@ TRAINED = Path("models/train")
 OPERATING_POINT = Path("models/evaluate/operating_point.json")
 FOLDER = Path("models/export")
 REPORT = Path("reports/export.json")
+FIGURES = Path("reports/export")
 
 _FRAMEWORKS = ("torch", "onnx", "onnxruntime", "onnxscript")
 _UNABLE = (ConfigError, DataSetError, MissingDependencyError)  # why an integer artifact cannot be made of this model, here
@@ -62,7 +63,7 @@ class Candidates:
 
 
 def main() -> None:
-    """Read models/train, models/evaluate, data/triplets and data/splits; write models/export and reports/export.json.
+    """Read models/train, models/evaluate, data/triplets and data/splits; write models/export, reports/export.json and reports/export.
 
     Nothing is written when ONNX Runtime and torch disagree by more than the configured limit. An integer artifact that cannot be made
     or loses too much is left out, and the report says why.
@@ -95,6 +96,7 @@ def main() -> None:
     folder.write_folder(FOLDER, manifest, content, kept)
     ratios = measure.times(inputs.bench, {artifact.file: scorers[artifact.file] for artifact in kept}, reference, cfg)
     write_json(REPORT, report(manifest, measured, ratios, candidates.left_out))
+    write_figure(manifest, cfg)
     log.info("export: %s %s agrees within %.1e on %d stamps", inputs.name, manifest["version"], agreement.largest, agreement.stamps)
     log.info("export: %s", ", ".join(f"{name} ({entry['bytes'] / 1e6:.1f} MB)" for name, entry in manifest["artifacts"].items()))
 
@@ -208,6 +210,19 @@ def report(
         "targets": targets,
         "left_out": dict(left_out),
     }
+
+
+def write_figure(manifest: Mapping[str, Any], cfg: ExportConfig) -> None:
+    """Draw what the integer targets lose by S/N into reports/export; nothing where there is none."""
+    from astrid.evaluation.style import png_bytes
+    from astrid.export.figure import LOSSES_FILE, by_target, losses_by_snr
+
+    losses = by_target(manifest["artifacts"])
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    prune(FIGURES, [FIGURES / LOSSES_FILE] if losses else [])
+    if losses:
+        limits = {"recall_loss": cfg.onnx_int8.recall_loss, "aucpr_loss": cfg.onnx_int8.aucpr_loss}
+        write_bytes(FIGURES / LOSSES_FILE, png_bytes(losses_by_snr(losses, limits)))
 
 
 def _refused(artifact: Artifact, measured: Measured, left_out: dict[str, str], cfg: ExportConfig) -> bool:

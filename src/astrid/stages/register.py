@@ -6,12 +6,14 @@ test triplets. What evaluation wrote is only what those scores are compared with
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import math
+import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,14 +25,15 @@ import pandas as pd
 from astrid.config.params import settings
 from astrid.config.schema import RegistryConfig
 from astrid.core.errors import GateError, InputError, MissingDependencyError
-from astrid.core.provenance import digest_file, git_state
-from astrid.core.runtime import log, write_json
+from astrid.core.provenance import digest_file, digest_settings, git_state
+from astrid.core.runtime import log, write_bytes, write_json
 from astrid.export.folder import CARD_FILE, MANIFEST_FILE, read_manifest
 from astrid.io.shards import TripletStore
-from astrid.io.tables import SPLITS, Column, Table, read_table
+from astrid.io.tables import EVALUATED, SPLITS, read_table
 from astrid.registry import evidence as evidences
 from astrid.registry import lineage, promote, versions
 from astrid.registry.card import CardInputs, registry_card, short_card
+from astrid.registry.card_facts import training
 from astrid.registry.compare import TEST_SCORES, quality, rows_digest
 from astrid.registry.compile import artifact_entry
 from astrid.registry.decide import Outcome, decide
@@ -50,7 +53,7 @@ SPLITS_TABLE = Path("data/splits/splits.parquet")
 EVALUATION = Path("reports/evaluate.json")
 SPLIT = Path("reports/split.json")
 SLICES = Path("reports/plots/slices.csv")
-FIGURES = Path("reports/figures")
+EXPORTED = Path("reports/export.json")
 REPORT = Path("reports/register.json")
 CARD = Path("reports/card.md")
 
@@ -64,21 +67,11 @@ PRODUCTS = (
     "reports/split.json",
 )
 CODE = ("src", "conf", "params.yaml", "dvc.yaml", "pyproject.toml", "constraints.txt")  # what the dirty flag looks at
-GALLERIES = ("gallery_missed.png", "gallery_false_alarms.png")
+PICTURES = ("figures/gallery_missed.png", "figures/gallery_false_alarms.png", "export/losses_by_snr.png")  # of the card, in reports/
+PACKAGES = ("astrid", "numpy", "scipy", "astropy", "scikit-learn", "torch", "onnx", "onnxruntime", "ai-edge-litert", "mlflow")
 TARGETS = ("onnx", "tflite-int8")
 _BATCH = 256
 _TRIES = 5  # others that may promote while this stage judges
-_EVALUATED = Table(
-    "evaluation scores",
-    (
-        Column("candidate_id", "str", "", "row of the triplet table"),
-        Column("part", "str", "", "validation or test"),
-        Column("label", "int", "", "1 real, 0 bogus"),
-        Column("score", "float", "", "calibrated probability of being real"),
-        Column("raw_score", "float", "", "the network's sigmoid before calibration"),
-    ),
-    ("candidate_id", "part", "label", "score", "raw_score"),
-)
 
 
 def main() -> None:
@@ -91,6 +84,8 @@ def main() -> None:
     evidence = gather(manifest, stages, table, cfg)
     digests = {**{name: str(value) for name, value in manifest["data"].items()}, "splits": digest_file(SPLITS_TABLE)}
     digests |= {"model": versions.model_digest(MODEL), "commit": evidence.built.commit or "none", "test rows": evidence.rows}
+    if stages:
+        digests["parameters"] = digest_settings(lineage.parameters(stages, str(MODEL)))
     with resume_run(str(manifest["data"]["training"])) as tracked:
         version = versions.keep(MODEL, tracked, tags=_tags(evidence, digests), name=cfg.model_name)
         tracked.set_tags({"astrid.model": f"{version.name}/{version.version}"})
@@ -100,15 +95,14 @@ def main() -> None:
         versions.add_files(version, folder, EVIDENCE)
     version = promote.nominate(version, f"test AUCPR {evidence.quality.aucpr:.4f} on {len(table)} rows of {evidence.rows}")
     outcome = _decide(version, table, cfg)
-    inputs = CardInputs(manifest, outcome.gates, digests, lineage.ancestry(stages or {}, str(MODEL)), *_reports())
-    _document(outcome.version, inputs)
+    _document(outcome.version, card_inputs(manifest, outcome.gates, digests, evidence.built, stages or {}))
     write_json(REPORT, record(outcome, digests["model"]))
     _conclude(outcome, fatal=cfg.fatal)
 
 
 def test_rows() -> pd.DataFrame:
     """The labelled test rows with what evaluation scored (columns evaluated, evaluated_raw), and `row`, their place in the store."""
-    scores = read_table(SCORES, _EVALUATED)
+    scores = read_table(SCORES, EVALUATED)
     test = scores.loc[scores["part"] == "test", ["candidate_id", "label", "score", "raw_score"]]
     test = test.rename(columns={"score": "evaluated", "raw_score": "evaluated_raw"})
     store = TripletStore.open(TRIPLETS).table
@@ -266,19 +260,56 @@ def _score_champion(number: int | None, version: Version, table: pd.DataFrame) -
         versions.add_files(champion, folder, EVIDENCE)
 
 
+def card_inputs(
+    manifest: Mapping[str, Any], gates: Sequence[Gate], digests: Mapping[str, str], built: Built, stages: Mapping[str, Any]
+) -> CardInputs:
+    """Everything that the card tells, read from the stages before."""
+    return CardInputs(
+        manifest=manifest,
+        gates=gates,
+        digests=digests,
+        steps=lineage.ancestry(stages, str(MODEL)),
+        built=built,
+        training=training(TripletStore.open(TRIPLETS).table, read_table(SPLITS_TABLE, SPLITS)),
+        evaluation=_read(EVALUATION, "evaluate"),
+        point=_read(OPERATING_POINT, "evaluate"),
+        split=_read(SPLIT, "split"),
+        export=_read(EXPORTED, "export"),
+        slices=pd.read_csv(SLICES, dtype={"group": str}, keep_default_na=False, na_values=[""]) if SLICES.is_file() else pd.DataFrame(),
+        pictures=[path.name for path in _pictures()],
+        versions={"Python": platform.python_version(), **_packages()},
+    )
+
+
 def _document(version: Version, inputs: CardInputs) -> None:
-    """The card with the version: the whole one and the failures beside the model, a short one in the registry's description."""
+    """The card with the version: the whole one and its pictures beside the model, a short one in the registry's description."""
     text = registry_card(inputs)
     with _folder() as folder:
-        for name in GALLERIES:
-            if (FIGURES / name).is_file():
-                shutil.copyfile(FIGURES / name, folder / name)
+        for path in _pictures():
+            shutil.copyfile(path, folder / path.name)
         versions.add_files(version, folder, "card")
     with _folder() as folder:
         (folder / CARD_FILE).write_text(text, encoding="utf-8")
         versions.add_files(version, folder)
     versions.describe(version, short_card(inputs))
-    CARD.write_text(text.replace("](card/", "](figures/"), encoding="utf-8")
+    for path in _pictures():
+        text = text.replace(f"card/{path.name}", path.relative_to(CARD.parent).as_posix())
+    write_bytes(CARD, text.encode())
+
+
+def _pictures() -> list[Path]:
+    return [path for name in PICTURES if (path := CARD.parent / name).is_file()]
+
+
+def _packages() -> dict[str, str]:
+    """Versions of the packages that are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            log.info("register: %s is not installed here; the card names no version of it", name)
+    return found
 
 
 def _lineage(stages: Mapping[str, Any] | None, digests: Mapping[str, str]) -> dict[str, Any]:
@@ -288,12 +319,6 @@ def _lineage(stages: Mapping[str, Any] | None, digests: Mapping[str, str]) -> di
         "products": {step.path: {"stage": step.stage, "md5": step.digest, "files": step.files} for step in steps},
         "raw files (MD5)": {} if stages is None else lineage.raw_files(stages),
     }
-
-
-def _reports() -> tuple[dict[str, Any], dict[str, Any], pd.DataFrame, list[str]]:
-    """Evaluation, split, slices and the names of the galleries that are there."""
-    slices = pd.read_csv(SLICES) if SLICES.is_file() else pd.DataFrame()
-    return _read(EVALUATION, "evaluate"), _read(SPLIT, "split"), slices, [name for name in GALLERIES if (FIGURES / name).is_file()]
 
 
 def _conclude(outcome: Outcome, *, fatal: bool) -> None:

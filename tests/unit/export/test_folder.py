@@ -8,6 +8,7 @@ import pytest
 from astrid.core.errors import InputError
 from astrid.core.provenance import digest_bytes
 from astrid.export.folder import Artifact, ModelFacts, add_artifact, manifest, onnx_artifact, read_manifest, write_folder
+from astrid.export.folder import card as write_card
 
 FACTS = ModelFacts(
     name="astrid_cnn",
@@ -46,7 +47,11 @@ def test_a_folder_holds_graph_manifest_and_card(tmp_path):
     assert read_manifest(tmp_path / "model") == content
     card = (tmp_path / "model" / "card.md").read_text()
     assert content["version"] in card
-    assert "| test.aucpr | 0.987654 |" in card
+    assert "| aucpr | 0.987654 | – |" in card
+    more = {"metrics": {"test.aucpr": 0.9, "test.aucpr_low": 0.8, "test.aucpr_high": 0.95, "baseline.aucpr": 0.5}}
+    assert "| aucpr | 0.9 | 0.8 to 0.95 |" in write_card(content | more)
+    assert "0.5" not in write_card(content | more)
+    assert "Nothing recorded." in write_card(content | {"metrics": {}})
     assert "l2.v1" in card
 
 

@@ -12,6 +12,7 @@ from astrid.learning import models
 
 STAMPS = np.random.default_rng(0).uniform(-1, 1, (6, 3, 63, 63)).astype(np.float32)
 DRAWN = Drawn(np.arange(6), {"S/N < 10, light any": (100, 6)})
+REAL = 1000  # rows of validation
 TUNING = {"steps": 3, "batch": 2, "learning_rate": 1e-3, "aucpr_loss": 0.002, "recall_loss": 0.003}
 
 
@@ -21,7 +22,7 @@ def settings(**changes):
     return IntegerConfig(**{**whole, **changes})
 
 
-def build(losses, **changes):
+def build(losses, real=REAL, **changes):
     """Build with a loss function that gives `losses` one after another; how often it was asked, and how many triplets were drawn."""
     torch.manual_seed(0)
     cfg = ModelConfig(name="astrid_cnn", normalization="asinh_int8.v1", width=4, dense=8, conv_dropout=0.0, dropout=0.0)
@@ -37,7 +38,7 @@ def build(losses, **changes):
         drawn=DRAWN,
         stamps=STAMPS,
         draw=draw,
-        loss=lambda scorer: integer.Loss(*next(given)) if scorer(STAMPS).shape == (6,) else None,
+        loss=lambda scorer: integer.Loss(*next(given), real=real) if scorer(STAMPS).shape == (6,) else None,
         cfg=settings(**changes),
         rng=np.random.default_rng(1),
     )
@@ -87,3 +88,12 @@ def test_no_steps_mean_no_tuning():
 
 def test_a_limit_of_zero_tunes_for_any_loss():
     assert build([(1e-9, 0.0), (0.0, 0.0)], tuning={**TUNING, "aucpr_loss": 0.0})[0].tuned
+
+
+@pytest.mark.parametrize(
+    ("lost", "real", "tuned"),
+    [(1, 141, False), (2, 141, True), (1, 49, False), (3, 1000, False), (4, 1000, True)],
+    ids=["one row of few", "two rows of few", "one row of 49", "at the limit", "beyond the limit"],
+)
+def test_one_real_row_of_validation_does_not_start_a_tuning(lost, real, tuned):
+    assert build([(0.0, lost / real), (0.0, 0.0)], real=real)[0].tuned is tuned

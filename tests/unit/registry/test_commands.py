@@ -134,6 +134,23 @@ def test_diff_shows_what_differs_and_by_how_much(two, capsys):
     assert "The descriptions are equal." in capsys.readouterr().out
 
 
+def test_a_difference_tells_metrics_on_test_with_their_intervals_and_leaves_out_the_rest():
+    metrics = {"test.aucpr": 0.95, "test.aucpr_low": 0.9, "test.aucpr_high": 0.97, "baseline.aucpr": 0.8, "validation.recall": 0.9}
+    assert dict(verbs._facts({"threshold": 0.5, "metrics": metrics})) == {"threshold": 0.5, "test.aucpr": "0.950 (0.900 to 0.970)"}
+
+
+def test_without_a_version_the_candidate_is_judged_for_onnx_and_its_champion_for_what_is_above(two, registry_values, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    section = registry_values | {"model_name": two.model_name}
+    Path("params.yaml").write_text(json.dumps({"registry": section, "export": {"integer": {"compiler": {"path": "", "limit": 10}}}}))
+    for arguments, alias, number in (("--to tflite-int8", "tflite-int8-champion", 1), ("", "onnx-champion", 2)):
+        monkeypatch.setattr(sys, "argv", ["astrid", "registry", "promote", *arguments.split()])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert stop.value.code in (0, None)
+        assert promote.settle(two.model_name).aliases[alias] == number
+
+
 def test_compile_keeps_the_artifact_with_the_version_and_finishes_the_ladder(two, tmp_path, capsys):
     verbs.promote_version("1", "edgetpu", "", two, no_compiler())
     before = versions.version(two.model_name, 1).tags["astrid.digest"]

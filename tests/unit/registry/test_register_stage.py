@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +19,11 @@ from astrid.core.provenance import digest_file
 from astrid.export.folder import Artifact as FolderArtifact
 from astrid.export.folder import ModelFacts, add_artifact, manifest, write_folder
 from astrid.io.shards import ShardWriter, TripletStore
-from astrid.io.tables import SPLITS, TRIPLETS, write_table
+from astrid.io.tables import EVALUATED, SPLITS, TRIPLETS, write_table
 from astrid.registry import lineage, promote, versions
 from astrid.registry.decide import decide
 from astrid.registry.gates import refused
+from astrid.registry.store import client
 from astrid.registry.versions import EVIDENCE
 from astrid.serving.engine import ScoringEngine
 from astrid.stages import register
@@ -116,9 +118,10 @@ def trained(window=MIDDLE, **changes):
     store = TripletStore.open(register.TRIPLETS)
     found = ScoringEngine.load(register.MODEL, target="onnx").score(store.stamps(slice(None)))
     table = store.table[["candidate_id", "label"]].assign(part="test", score=found.calibrated, raw_score=found.raw.astype(float))
-    write_table(table, register.SCORES, register._EVALUATED)
-    put("models/evaluate/operating_point.json", {"threshold": 0.2})
-    put("reports/evaluate.json", {"test.aucpr": 0.95, "test.aucpr_low": 0.93, "test.aucpr_high": 0.97})
+    write_table(table, register.SCORES, EVALUATED)
+    put("models/evaluate/operating_point.json", {"threshold": 0.2, "interval": 0.9, "stream_prevalence": 0.01})
+    put("reports/export.json", {"targets": {}, "left_out": {}})
+    put("reports/evaluate.json", {"test.aucpr": 0.95, "test.aucpr_low": 0.93, "test.aucpr_high": 0.97, "test.rows": 160.0})
     locked()
 
 
@@ -135,7 +138,7 @@ def test_a_good_model_becomes_the_champion_and_a_second_run_changes_nothing(proj
     assert set(report()["aliases"]) == {"candidate", "onnx-champion"}
     register.main()
     assert report()["version"] == 1
-    assert register.REPORT.read_bytes() == first[0]
+    assert (register.REPORT.read_bytes(), register.CARD.read_bytes()) == first
     version = versions.champion(project)
     assert version.number("astrid.aucpr") == pytest.approx(report()["gates"]["aucpr"]["measured"])
     assert version.tags["astrid.from.training"] == "key"
@@ -143,24 +146,27 @@ def test_a_good_model_becomes_the_champion_and_a_second_run_changes_nothing(proj
     assert [entry.action for entry in promote.settle(project).entries] == ["register", "promote"]
 
 
-def test_the_version_keeps_its_evidence_its_lineage_and_its_card(project):
-    register.FIGURES.mkdir(parents=True)
-    (register.FIGURES / "gallery_missed.png").write_bytes(b"png")
+def test_the_version_keeps_its_evidence_its_lineage_and_its_card_with_pictures(project):
+    for name in ("figures/gallery_missed.png", "export/losses_by_snr.png"):
+        (register.CARD.parent / name).parent.mkdir(parents=True)
+        (register.CARD.parent / name).write_bytes(name.encode())
     register.SLICES.parent.mkdir(parents=True, exist_ok=True)
-    slices = {"slice": "survey", "group": "deep", "metric": "aucpr", "value": 0.9, "low": 0.8, "high": 0.95, "rows": 80}
+    counts = {"rows": 80, "positives": 40, "negatives": 40}
+    slices = {"slice": "survey", "group": "deep", "metric": "aucpr", "value": 0.9, "low": 0.8, "high": 0.95, **counts}
     pd.DataFrame([slices]).to_csv(register.SLICES)
     register.main()
     folder = versions.fetch(f"models:/{project}@onnx-champion")
     kept = json.loads((folder / EVIDENCE / "lineage.json").read_text())
     assert kept["digests"]["training"] == "key"
     assert len(pd.read_parquet(next((folder / EVIDENCE).glob("scores-*-onnx.parquet")))) == ROWS
-    card = (folder / "card.md").read_text()
-    for words in ("| test | 80 | 80 | 0 |", "| aucpr | 0.95 | 0.93 to 0.97 |", "| survey | deep | 80 | 0.9000 (0.8000 to 0.9500) |",
-                  "![Real test detections that it misses](card/gallery_missed.png)", "| leakage | 0 | 0 | passed", "- training: `key`",
-                  "strategy of the split: `temporal`", "## Limits"):  # fmt: skip
-        assert words.lower() in card.lower(), words
-    assert (folder / "card/gallery_missed.png").read_bytes() == b"png"
-    assert "](figures/gallery_missed.png)" in register.CARD.read_text()
+    card, report = (folder / "card.md").read_text(), register.CARD.read_text()
+    for words in ("| test | 80 | 80 | 0 | 160 | 80 |", "| AUCPR | 0.950 (0.930 to 0.970) |", "| deep | 40 | 40 | 0.900 (0.800 to 0.950) |",
+                  "| leakage | 0 | 0 | passed", "- training: `key`", "`temporal`: cut in time", "Intervals hold 90 %"):  # fmt: skip
+        assert words in card, words
+    for text, place in ((card, folder), (report, register.CARD.parent)):
+        links = re.findall(r"\]\((.*?)\)", text)
+        assert [(place / link).read_bytes() for link in links] == [b"export/losses_by_snr.png", b"figures/gallery_missed.png"]
+    assert client().get_model_version(project, "1").description.startswith("# tiny ")
 
 
 def plant_worse():
@@ -253,7 +259,7 @@ def test_a_champion_from_other_test_rows_is_scored_on_these(project):
     write_table(pd.DataFrame({"candidate_id": store["candidate_id"], "part": part, "group_id": ""}), register.SPLITS_TABLE, SPLITS)
     trained()
     scores = pd.read_parquet(register.SCORES)
-    write_table(scores.iloc[:120], register.SCORES, register._EVALUATED)
+    write_table(scores.iloc[:120], register.SCORES, EVALUATED)
     locked()
     register.main()
     assert report()["promoted"]
@@ -281,7 +287,7 @@ def test_what_an_operator_rolled_back_is_not_promoted_again_by_itself(project):
     assert versions.champion(project).version == 1
 
 
-def integer_file(*, level):
+def integer_file(*, level=1.0, batch=1):
     """The network of the middle window in integers, its ranges measured on triplets of this brightness, 1 being their own."""
     pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed (extra `edge`), which writes and runs TFLite files")
     import torch
@@ -297,11 +303,11 @@ def integer_file(*, level):
         network[1].bias.zero_()
     given = level * normalize(TripletStore.open(register.TRIPLETS).stamps(slice(None)), "asinh_noise.v1")
     integers = quantize.calibrate(from_network(network), [given], "asinh_noise.v1", "logit")
-    return tflite.write_int8(integers, batch=1)
+    return tflite.write_int8(integers, batch=batch)
 
 
-def with_integer(content, calibrated=ROWS):
-    tensor = {"name": "logit", "kind": "logit", "shape": [1, 1], "dtype": "int8"}
+def with_integer(content, calibrated=ROWS, batch=1):
+    tensor = {"name": "logit", "kind": "logit", "shape": [batch, 1], "dtype": "int8"}
     quantization = {"calibration_stamps": calibrated}
     add_artifact(register.MODEL, FolderArtifact("model.int8.tflite", "tflite-int8", content, tensor, tensor, quantization, {}))
     locked()
@@ -324,6 +330,16 @@ def test_an_integer_artifact_is_measured_on_the_same_rows_and_takes_its_rung_whe
     measured = {gate.name: gate.measured for gate in outcome.gates}
     assert measured["operators"] == 0
     assert (measured["aucpr loss"] > 0.002) == bool(gates)
+
+
+def test_an_integer_artifact_with_operators_that_the_edge_tpu_cannot_run_is_refused(project, registry_config):
+    """A batch of eight moves the outermost dimension, which no operator of the Edge TPU may."""
+    with_integer(integer_file(batch=8), batch=8)
+    register.main()
+    outcome = decide(versions.champion(project), "edgetpu", replace(registry_config, model_name=project), why="a test")
+    assert [gate.name for gate in refused(outcome.gates)] == ["operators"]
+    assert "operators that the Edge TPU cannot run: " in refused(outcome.gates)[0].sentence
+    assert versions.standing(project).get("tflite-int8-champion") is None
 
 
 def test_scores_of_rows_that_are_not_held_out_are_refused(project):

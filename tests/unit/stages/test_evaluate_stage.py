@@ -188,6 +188,7 @@ def test_stage_writes_every_product_and_repeats_to_the_byte(project, monkeypatch
     scores = pd.read_parquet(project / "data/scores/scores.parquet")
     assert point["calibration"]["method"] == "platt"
     assert point["threshold"] == numbers["threshold.value"]
+    assert (point["interval"], point["stream_prevalence"]) == (0.95, 0.01)
     assert numbers["test.aucpr_low"] <= numbers["test.aucpr"] <= numbers["test.aucpr_high"]
     assert set(scores["part"]) == {"validation", "test"}
     known = scores[(scores["part"] == "validation") & (scores["label"] == 1)]

@@ -27,6 +27,7 @@ from astrid.stages import export
 ROOT = Path(__file__).parents[3]
 POINT = Path("models/evaluate/operating_point.json")
 ROWS = 24
+REAL = ROWS // 3 // 2  # of a part
 
 
 @pytest.fixture
@@ -116,6 +117,8 @@ def test_every_target_is_measured_against_the_network_and_by_snr(project):
     assert report["targets"]["onnx"]["aucpr_loss"] == pytest.approx(0, abs=1e-9)
     assert set(report["targets"]["onnx-int8"]["latency_ratio"]) == {"batch_1", "batch_4"}
     assert manifest["artifacts"]["model.int8.onnx"]["quantization"]["calibration_stamps"] == ROWS // 3
+    assert manifest["artifacts"]["model.int8.tflite"]["quantization"]["validation_loss"]["real"] == REAL
+    assert (project / "reports/export/losses_by_snr.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_an_integer_artifact_that_cannot_be_made_or_loses_too_much_is_left_out_and_the_graph_is_not(project, monkeypatch):
@@ -123,12 +126,15 @@ def test_an_integer_artifact_that_cannot_be_made_or_loses_too_much_is_left_out_a
 
     monkeypatch.setattr(compare, "within", lambda comparison, **limits: f"it loses a lot, and {limits['aucpr']:.4f} is allowed")
     monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    (project / "reports/export").mkdir(parents=True)
+    (project / "reports/export/losses_by_snr.png").write_bytes(b"of an earlier model")
     export.main()
     report = json.loads((project / "reports/export.json").read_text())
     assert set(report["targets"]) == {"onnx"}
     assert report["left_out"]["onnx-int8"] == "it loses a lot, and 0.0020 is allowed"
     assert "ai-edge-litert is not installed" in report["left_out"]["tflite-int8"]
     assert sorted(path.name for path in (project / "models/export").iterdir()) == ["card.md", "model.json", "model.onnx"]
+    assert list((project / "reports/export").iterdir()) == []
 
 
 def test_a_training_part_that_leaves_the_plane_bare_makes_no_integer_artifact(project):

@@ -29,7 +29,7 @@ class TuningConfig:
     batch: PositiveCount  # triplets a step
     learning_rate: Positive
     aucpr_loss: NonNegative  # on validation; above it the network is tuned
-    recall_loss: NonNegative  # on validation at the threshold, a fraction; above it the network is tuned
+    recall_loss: NonNegative  # on validation at the threshold, a fraction; above it, and above one real row, the network is tuned
 
 
 @section
