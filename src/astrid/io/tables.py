@@ -44,7 +44,8 @@ class Table:
         return pa.schema([(c.name, _ARROW[c.kind]) for c in self.columns]).empty_table().to_pandas()
 
 
-def _columns(*lines: tuple[str, str, str, str]) -> tuple[Column, ...]:
+def columns(*lines: tuple[str, str, str, str]) -> tuple[Column, ...]:
+    """Columns from (name, kind, unit, meaning)."""
     return tuple(Column(*line) for line in lines)
 
 
@@ -57,7 +58,7 @@ _IDENTITY = (
 
 CATALOG = Table(
     "catalog",
-    _columns(
+    columns(
         ("object_id", "str", "", "name of the event"),
         ("s_ra", "float", "deg", "right ascension, ICRS"),
         ("s_dec", "float", "deg", "declination, ICRS"),
@@ -74,7 +75,7 @@ CATALOG = Table(
 
 EXPOSURES = Table(
     "exposures",
-    _columns(
+    columns(
         ("exposure_id", "str", "", "one detector of one visit"),
         ("path", "str", "", "FITS file, relative to the table's folder"),
         ("hdu", "str", "", "extension that holds the image: a number or a name; empty = first image"),
@@ -104,7 +105,7 @@ EXPOSURES = Table(
 
 TRUTH = Table(
     "truth",
-    _columns(
+    columns(
         ("object_id", "str", "", "the simulated object or artefact"),
         ("kind", "str", "", "supernova, variable, asteroid, injected, or an artefact such as cosmic_ray or ghost"),
         ("transient_type", "str", "", "e.g. SN Ia; empty for artefacts"),
@@ -124,7 +125,7 @@ TRUTH = Table(
 
 PAIRS = Table(
     "pairs",
-    _columns(
+    columns(
         ("pair_id", "str", "", "science exposure, two underscores, reference exposure"),
         ("science_id", "str", "", "exposure_id of the science exposure"),
         ("reference_id", "str", "", "exposure_id of the reference; empty when none was found"),
@@ -140,7 +141,7 @@ PAIRS = Table(
 
 CANDIDATES = Table(
     "candidates",
-    _columns(
+    columns(
         ("candidate_id", "str", "", "pair_id, a colon, the running number"),
         ("pair_id", "str", "", "the difference product it was found in"),
         ("exposure_id", "str", "", "of the science exposure"),
@@ -188,7 +189,7 @@ CANDIDATES = Table(
 # Forced photometry of positions on the difference products that hold them: a light curve a position, filter and reference.
 LIGHTCURVES = Table(
     "lightcurves",
-    _columns(
+    columns(
         ("position_id", "str", "", "name of the position, e.g. an object of the catalogue"),
         ("s_ra", "float", "deg", "ICRS"),
         ("s_dec", "float", "deg", "ICRS"),
@@ -219,7 +220,7 @@ LIGHTCURVES = Table(
 # Known moving objects: one row an object and time.
 ASTEROIDS = Table(
     "asteroids",
-    _columns(
+    columns(
         ("name", "str", "", "number or designation"),
         ("mjd", "float", "d", "time of the position, UTC"),
         ("s_ra", "float", "deg", "predicted, ICRS"),
@@ -235,7 +236,7 @@ ASTEROIDS = Table(
 
 TRACKS = Table(
     "tracks",
-    _columns(
+    columns(
         ("track_id", "str", "", "moving object in this table"),
         ("name", "str", "", "known object on it; empty where none is"),
         ("detections", "int", "", "candidates on the track, each of another exposure"),
@@ -256,7 +257,7 @@ TRACKS = Table(
 
 LABELS = Table(
     "labels",
-    _columns(
+    columns(
         ("candidate_id", "str", "", "candidate that is labelled"),
         ("label", "int", "", "1 real, 0 bogus"),
         ("transient_type", "str", "", "type of a real one, kind of a bogus one"),
@@ -275,7 +276,7 @@ TRIPLETS = Table(
     "triplets",
     (
         *CANDIDATES.columns,
-        *_columns(
+        *columns(
             ("label", "int", "", "1 real, 0 bogus, -1 unlabelled"),
             ("label_source", "str", "", "source of the label that won"),
             ("kind", "str", "", "transient type of a real one, bogus kind of a bogus one"),
@@ -292,7 +293,7 @@ TRIPLETS = Table(
 
 SPLITS = Table(
     "splits",
-    _columns(
+    columns(
         ("candidate_id", "str", "", "row of the triplet table"),
         ("part", "str", "", "train, validation, test or unused"),
         ("group_id", "str", "", "connected group of events, cells and exposures"),
@@ -302,7 +303,7 @@ SPLITS = Table(
 
 SCORES = Table(
     "scores",
-    _columns(
+    columns(
         ("candidate_id", "str", "", "alert or candidate; empty where none could be read"),
         ("object_id", "str", "", "object on the sky where known"),
         ("survey", "str", "", "survey of the alert"),
