@@ -59,6 +59,7 @@ OUTCOMES = Table(
         ("chosen", "int", "", "files wanted"),
         ("fetched", "int", "", "files that arrived and passed every check"),
         ("pairs", "int", "", "usable pairs"),
+        ("why", "str", "", "the reason in a few words, one of sky.choose.WHYS; empty where there is a pair"),
         ("reason", "str", "", "one sentence why there is no pair; empty where there is one"),
     ),
     ("object_id", "mission", "stage", "pairs"),

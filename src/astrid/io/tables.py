@@ -68,7 +68,16 @@ CATALOG = Table(
         ("host", "str", "", "host galaxy"),
         ("host_ra", "float", "deg", "host's right ascension, ICRS; NaN where unknown"),
         ("host_dec", "float", "deg", "host's declination, ICRS"),
-        ("source", "str", "", "where the row comes from"),
+        ("source", "str", "", "where the row comes from; several after a merger, that of the name first, with ; between"),
+        ("aliases", "tags", "", "other names of the event"),
+        ("discovery_precision", "float", "d", "length of the time that the date names from discovery_mjd on: 1 a day, 0 an instant"),
+        ("type_uncertain", "bool", "", "the type is in doubt"),
+        ("type_peculiar", "bool", "", "the event is peculiar for its type"),
+        ("position_source", "str", "", "where s_ra and s_dec come from; empty where the catalogue was not compiled"),
+        ("discovery_source", "str", "", "where the date comes from"),
+        ("type_source", "str", "", "where the type comes from"),
+        ("redshift_source", "str", "", "where the redshift comes from"),
+        ("host_source", "str", "", "where the host comes from"),
     ),
     ("object_id", "s_ra", "s_dec"),
 )
@@ -368,7 +377,14 @@ def _truth(value: object) -> bool:
 
 def write_table(frame: pd.DataFrame, path: Path, table: Table) -> None:
     """Write a frame as Parquet, atomically, with the declared columns first and their units in the metadata."""
-    conformed = conform(frame, table, source=path.name)
+    arrow = to_arrow(frame, table, source=path.name)
+    with atomic_path(path) as temporary:
+        pq.write_table(arrow, temporary, compression="zstd")
+
+
+def to_arrow(frame: pd.DataFrame, table: Table, *, source: str) -> pa.Table:
+    """The frame as an Arrow table with the declared columns first and their units in the metadata; see `conform`."""
+    conformed = conform(frame, table, source=source)
     arrow = pa.Table.from_pandas(conformed, preserve_index=False)
     fields = []
     declared = {column.name: column for column in table.columns}
@@ -378,9 +394,7 @@ def write_table(frame: pd.DataFrame, path: Path, table: Table) -> None:
             metadata = {"unit": column.unit, "meaning": column.meaning}
             arrow_field = pa.field(column.name, _ARROW[column.kind], metadata=metadata)
         fields.append(arrow_field)
-    arrow = arrow.cast(pa.schema(fields)).replace_schema_metadata({"astrid.table": table.name})
-    with atomic_path(path) as temporary:
-        pq.write_table(arrow, temporary, compression="zstd")
+    return arrow.cast(pa.schema(fields)).replace_schema_metadata({"astrid.table": table.name})
 
 
 def _first_sentence(error: Exception) -> str:

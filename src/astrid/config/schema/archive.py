@@ -25,6 +25,8 @@ class CatalogConfig:
     """Which supernovae are looked for."""
 
     sources: tuple[CatalogSource, ...]
+    server: str  # address of VizieR; empty = its own
+    name_radius: Positive  # arcsec within which two rows of one name are one event; beyond, the later one is refused
     match_radius: Positive  # arcsec within which two rows may be one event
     match_days: Positive  # d within which their discoveries must lie; rows without a date match by position and name
     types: tuple[str, ...]  # normal types to keep, a type with its subtypes; empty = all
@@ -94,7 +96,8 @@ class AlertsConfig:
     """Alert packets with stamps as the source of triplets."""
 
     root: str  # folder of Avro files and tar archives, or one of them
-    evidence: str | None  # table (csv, parquet) with one row an alert and columns that speak for or against it; null = no labels
+    evidence: str | None  # table (csv, parquet) with one row an alert and columns that speak for or against it; null = the packets alone
     real: tuple[str, ...]  # rules over its columns that make an alert real, see docs/alerts.md
     bogus: tuple[str, ...]  # rules that make one bogus; an alert that both match is a conflict and stays unlabelled
     confidence: Annotated[float, Field(gt=0, le=1)]  # of such a label
+    noise_contrast: Positive  # S/N in the difference's middle over that in science and reference from which the stamps are noise
