@@ -145,6 +145,34 @@ def forced(
 
 
 @cli.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option(
+    "-o", "--output", type=target, required=True, help="Catalogue to write (Parquet); lists of merged and refused rows lie beside."
+)
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    type=click.Choice(["sncat", "osc", "tns", "table", "vizier"]),
+    help="Format of the sources, once for all or once each; detected when absent.",
+)
+@click.option("-S", "--set", "overrides", multiple=True, help="Change a setting, e.g. survey.archive.catalog.match_radius=2.")
+def catalog(sources: tuple[str, ...], output: Path, formats: tuple[Any, ...], overrides: tuple[str, ...]) -> None:
+    """Compile catalogues of supernovae into one table.
+
+    A SOURCE is a file (csv export of TNS or the Open Supernova Catalog, a pipe-delimited sncat text, a table of your own as csv,
+    parquet or ecsv) or a catalogue's name in VizieR, e.g. B/sn/sncat. Where several know an event, the earlier one wins field by
+    field. Settings are those of `survey=mast`.
+    """
+    from astrid.commands.catalog import catalog as run
+    from astrid.commands.settings import section
+    from astrid.config.schema.archive import CatalogConfig
+
+    cfg = section(CatalogConfig, "survey.archive.catalog", ["survey=mast", *overrides])
+    run(sources, output, formats=formats, cfg=cfg)
+
+
+@cli.command()
 @click.argument("exposures", type=existing)
 @click.option("-o", "--output", type=target, required=True, help="Table of moving objects to write (Parquet).")
 @click.option("--radius", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Of the cone a field, deg.")

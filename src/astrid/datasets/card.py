@@ -66,6 +66,11 @@ def to_markdown(content: dict[str, Any]) -> str:
             f"| {value or '-'} | " + " | ".join(str(row[label]) for label in LABEL_NAMES.values()) + " |" for value, row in counts.items()
         ]
         lines.append("")
+    if content.get("set_aside"):
+        lines += ["## Set aside", "", "| survey | reason | number |", "|---|---|---:|"]
+        for survey, reasons in content["set_aside"].items():
+            lines += [f"| {survey} | {reason} | {count} |" for reason, count in reasons.items()]
+        lines.append("")
     return "\n".join(lines)
 
 

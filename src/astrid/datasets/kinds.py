@@ -58,3 +58,12 @@ TAGS_OF_KIND = {
 }
 NOISE = "noise"
 MOVING = "moving"
+
+# SIMBAD classes whose members vary in brightness, in the spelling that Fink writes into its packets (older and newer).
+_VARIABLES = """
+    RRLyr RRLyrae EB* EclBin XB LXB HXB LowMassXBin HighMassXBin Symbiotic* BYDra RSCVn EllipVar CataclyV* CataclyV TTau* TTauri
+    Orion_V* Cepheid ClassicalCep Type2Cep PulsV* PulsV*bCep pulsV*SX PulsV*delSct PulsV*RVTau PulsV*WVir bCep delSct RVTau
+    deltaCep gammaDor Irregular_V* Erupt*RCrB Eruptive* Flare* Mira LPV* LongPeriodV* RotV* Be* V* Variable* Nova SN Supernova
+    QSO BLLac Blazar AGN Seyfert Seyfert_1 Seyfert1
+"""
+VARIABLE_CLASSES = frozenset(_VARIABLES.split())

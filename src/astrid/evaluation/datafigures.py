@@ -17,7 +17,7 @@ _LEAST_SNR, _LARGEST_SNR, _DLR_RANGE = 3.0, 1e4, (0.03, 30.0)
 _LEAST_REACH = 10  # triplets that an axis of counts reaches at least
 _BINS = 40
 _MOST_GROUPS = 24  # bars of a figure
-_SHADES = LinearSegmentedColormap.from_list("blues", ["#EEF4F9", "#9CC7E4", REAL, "#0B2F4F"])
+SHADES = LinearSegmentedColormap.from_list("blues", ["#EEF4F9", "#9CC7E4", REAL, "#0B2F4F"])
 
 
 @styled
@@ -78,8 +78,8 @@ def host_plane_figure(table: pd.DataFrame) -> Figure:
     plane, _, _ = np.histogram2d(dlr, real["snr"][has].clip(1.001 * _LEAST_SNR), (dlr_edges, snr_edges))
     strip, _ = np.histogram(real["snr"][~has].clip(1.001 * _LEAST_SNR), snr_edges)
     norm = LogNorm(1, max(2.0, plane.max(initial=1), strip.max(initial=1)))
-    upper.pcolormesh(snr_edges, dlr_edges, np.where(plane > 0, plane, np.nan), norm=norm, cmap=_SHADES)
-    shown = lower.pcolormesh(snr_edges, [0, 1], np.where(strip > 0, strip, np.nan)[None, :], norm=norm, cmap=_SHADES)
+    upper.pcolormesh(snr_edges, dlr_edges, np.where(plane > 0, plane, np.nan), norm=norm, cmap=SHADES)
+    shown = lower.pcolormesh(snr_edges, [0, 1], np.where(strip > 0, strip, np.nan)[None, :], norm=norm, cmap=SHADES)
     upper.axhline(1, color=MUTED, lw=0.9, ls="--")
     upper.set(xscale="log", yscale="log", ylabel="Host offset (light radii)")
     lower.set(xscale="log", xlabel="S/N of the detection", yticks=[])
@@ -153,7 +153,7 @@ def tags_figure(tags: Mapping[str, Mapping[str, Any]], order: Sequence[str]) -> 
     )
     total = np.array([tags[kind]["candidates"] for kind in order])
     share = counts / np.maximum(total, 1)[:, None]
-    axes.imshow(share, cmap=_SHADES, vmin=0, vmax=1, aspect="auto")
+    axes.imshow(share, cmap=SHADES, vmin=0, vmax=1, aspect="auto")
     for row, kind in enumerate(order):
         for column, word in enumerate(words):
             if counts[row, column]:

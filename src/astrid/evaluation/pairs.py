@@ -163,7 +163,8 @@ def _yield(axes: Any, table: pd.DataFrame) -> None:
     axes.set(xlabel="Pairs", ylim=(-0.6, len(counts) + 0.55))
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
-    axes.legend(loc="upper left", ncols=2, fontsize=7.5, columnspacing=0.8, handlelength=1.0, borderpad=0)
+    if len(counts):
+        axes.legend(loc="upper left", ncols=2, fontsize=7.5, columnspacing=0.8, handlelength=1.0, borderpad=0)
 
 
 def _distribution(axes: Any, table: pd.DataFrame, measure: Measure, surveys: Sequence[str], limits: Limits) -> None:

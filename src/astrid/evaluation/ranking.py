@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from astrid.core.errors import DataSetError
+from astrid.datasets.kinds import VARIABLE_CLASSES
 from astrid.evaluation.metrics import Estimate, MetricSettings, evaluate, make_rows, roc_frame
 
 SURVEY = "ZTF"
@@ -23,15 +24,6 @@ REPLICATES = 1000
 INTERVAL = 0.95
 FALSE_ALARM_RATES = (0.05, 0.01)
 EVIDENCE_COLUMNS = ("survey", "candid", "objectId", "file", PEER, "solar_system_match_5arcsec", "tnsclass", "simbad_class")
-
-# SIMBAD classes whose members vary in brightness, in the spelling that Fink writes into its packets (older and newer).
-_VARIABLES = """
-    RRLyr RRLyrae EB* EclBin XB LXB HXB LowMassXBin HighMassXBin Symbiotic* BYDra RSCVn EllipVar CataclyV* CataclyV TTau* TTauri
-    Orion_V* Cepheid ClassicalCep Type2Cep PulsV* PulsV*bCep pulsV*SX PulsV*delSct PulsV*RVTau PulsV*WVir bCep delSct RVTau
-    deltaCep gammaDor Irregular_V* Erupt*RCrB Eruptive* Flare* Mira LPV* LongPeriodV* RotV* Be* V* Variable* Nova SN Supernova
-    QSO BLLac Blazar AGN Seyfert Seyfert_1 Seyfert1
-"""
-VARIABLE_CLASSES = frozenset(_VARIABLES.split())
 
 _UNDEFINED = Estimate(float("nan"))
 # Of these only the ranks, the intervals and the false-alarm rates are used: threshold, prevalence and bins touch nothing here.

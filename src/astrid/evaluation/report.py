@@ -138,6 +138,11 @@ def render_data(context: Mapping[str, Any]) -> str:
     return str(_templates().get_template("data.html.j2").render(**context))
 
 
+def render_acquire(context: Mapping[str, Any]) -> str:
+    """The page of an acquisition from the context of `evaluation.acquirepage.acquire_context`."""
+    return str(_templates().get_template("acquire.html.j2").render(**context))
+
+
 @cache
 def _templates() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined

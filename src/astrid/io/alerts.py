@@ -39,7 +39,15 @@ _HEADER = {
 }
 _CUTOUTS = (("cutoutScience", "cutout_science"), ("cutoutTemplate", "cutout_template"), ("cutoutDifference", "cutout_difference"))
 _POSITIVE = {"t": 1, "true": 1, "1": 1, "1.0": 1, "f": -1, "false": -1, "0": -1, "0.0": -1, "-1": -1}
-_NUMBERS = ("jd", "ra", "dec", "magpsf", "fid", "rb", "drb", "ndethist")  # of the candidate, kept in the triplet's meta
+# Numbers of the candidate (of Rubin's diaSource) that the triplet's meta keeps, by the packet's own names.
+NUMBERS = (
+    *("jd", "exptime", "ra", "dec", "magpsf", "sigmapsf", "scorr", "chipsf", "fwhm", "elong", "classtar", "nbad", "nneg", "mindtoedge"),
+    *("fid", "rcid", "field", "pid", "rfid", "stackquadid", "rb", "drb", "ndethist", "ssdistnr", "distnr"),
+    *("distpsnr1", "distpsnr2", "distpsnr3", "sgscore1", "sgscore2", "sgscore3"),
+    *("midpointMjdTai", "visit", "detector", "snr", "psfFlux", "psfFluxErr", "psfChi2", "psfNdata", "reliability", "ssObjectId"),
+)
+_WORDS = ("band",)
+BROKEN_FILE, BROKEN_RECORD, NO_CUTOUT = "broken file", "broken record", "no cut-out"
 
 # Whether the survey's difference stamp is already turned so that the source is positive. Measured for ZTF at the centres of
 # its negative detections; the others of ZTF's schema family are taken to follow it (only brightened sources were at hand).
@@ -53,10 +61,17 @@ class AlertProblem(Problem):
     candidate_id: str = ""
     object_id: str = ""
     survey: str = ""
+    kind: str = BROKEN_RECORD  # what sort of reason it is, in a few words, to count by
 
 
 class _AlertError(Exception):
     """Why one record gives no triplet."""
+
+    kind = BROKEN_RECORD
+
+
+class _MissingCutout(_AlertError):
+    kind = NO_CUTOUT
 
 
 def read_alerts(inputs: Iterable[Path]) -> Iterator[Triplet | Problem]:
@@ -223,10 +238,10 @@ def _triplet(record: Any, source: str) -> Triplet | Problem:
         sign = _sign(detection)
         stamps = np.stack([_stamp(record, names) for names in _CUTOUTS])
     except (_AlertError, CutoutError) as error:
-        return AlertProblem(source, str(error), candidate_id, object_id, survey)
+        return AlertProblem(source, str(error), candidate_id, object_id, survey, error.kind)
     if not _TURNED[survey]:
         stamps[2] *= sign
-    meta = {"source": source} | {name: detection[name] for name in _NUMBERS if detection.get(name) is not None}
+    meta = {"source": source} | {name: detection[name] for name in (*NUMBERS, *_WORDS) if detection.get(name) is not None}
     return Triplet(candidate_id, object_id, survey, stamps, sign, meta)
 
 
@@ -270,7 +285,7 @@ def _stamp(record: Mapping[str, Any], names: tuple[str, str]) -> NDArray[np.floa
     cutout = next((record[name] for name in names if record.get(name) is not None), None)
     content = cutout.get("stampData") if isinstance(cutout, Mapping) else cutout
     if not content:
-        raise _AlertError(f"the alert has no {names[0]}.")
+        raise _MissingCutout(f"the alert has no {names[0]}.")
     if not isinstance(content, bytes):
         raise _AlertError(f"{names[0]} is a {type(content).__name__}, not bytes.")
     return read_cutout(content, names[0])

@@ -16,6 +16,7 @@ _MAX_BYTES = 1 << 22  # 4 MiB: a float64 stamp of 81x81 has 55 kB; more is not a
 _BLOCK = 2880  # bytes, the record length of FITS
 _CARD = 80
 _REAL: dict[int, np.dtype[Any]] = {-32: np.dtype(">f4"), -64: np.dtype(">f8")}  # BITPIX -> type
+_LARGEST = np.finfo(np.float32).max  # ZTF writes its negative where the reference does not reach
 _KINDS = {b"\xff\xd8\xff": "a JPEG picture", b"\x89PNG": "a PNG picture", b"GIF8": "a GIF picture"}
 # Stamp sizes that can be brought to 63 with the source still in the middle pixel: Gattini-IR's and WINTER's, and 63 itself.
 _SIZES = (61, 63, 81)
@@ -24,9 +25,17 @@ _SIZES = (61, 63, 81)
 class CutoutError(ValueError):
     """Why a cutout gives no stamp, as one sentence."""
 
+    kind = "broken cut-out"
+
+
+class CutoutSizeError(CutoutError):
+    """A cutout of a size that cannot be brought to 63x63 with the source in the middle."""
+
+    kind = "wrong size"
+
 
 def read_cutout(content: bytes, name: str) -> NDArray[np.float32]:
-    """Decode a cutout to float32 (63, 63), native byte order, NaN where it is not finite.
+    """Decode a cutout to float32 (63, 63), native byte order, NaN where it is not finite or float32's largest number.
 
     A stamp of 61x61 gets a border of NaN, one of 81x81 is cut to its middle; the source stays in the middle pixel.
 
@@ -42,11 +51,11 @@ def read_cutout(content: bytes, name: str) -> NDArray[np.float32]:
     """
     image = _image(_unzip(content, name), name)
     if image.shape[0] != image.shape[1] or image.shape[0] not in _SIZES:
-        raise CutoutError(
+        raise CutoutSizeError(
             f"{name} has {image.shape[0]}x{image.shape[1]} pixels; only stamps of 63x63, 61x61 or 81x81 keep the source centred."
         )
     stamp = _centred(image)
-    stamp[~np.isfinite(stamp)] = np.nan
+    stamp[~(np.abs(stamp) < _LARGEST)] = np.nan
     if np.isnan(stamp).all():
         raise CutoutError(f"{name} has no finite pixel.")
     return stamp

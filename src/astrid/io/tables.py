@@ -44,7 +44,8 @@ class Table:
         return pa.schema([(c.name, _ARROW[c.kind]) for c in self.columns]).empty_table().to_pandas()
 
 
-def _columns(*lines: tuple[str, str, str, str]) -> tuple[Column, ...]:
+def columns(*lines: tuple[str, str, str, str]) -> tuple[Column, ...]:
+    """Columns from (name, kind, unit, meaning)."""
     return tuple(Column(*line) for line in lines)
 
 
@@ -57,7 +58,7 @@ _IDENTITY = (
 
 CATALOG = Table(
     "catalog",
-    _columns(
+    columns(
         ("object_id", "str", "", "name of the event"),
         ("s_ra", "float", "deg", "right ascension, ICRS"),
         ("s_dec", "float", "deg", "declination, ICRS"),
@@ -67,14 +68,23 @@ CATALOG = Table(
         ("host", "str", "", "host galaxy"),
         ("host_ra", "float", "deg", "host's right ascension, ICRS; NaN where unknown"),
         ("host_dec", "float", "deg", "host's declination, ICRS"),
-        ("source", "str", "", "where the row comes from"),
+        ("source", "str", "", "where the row comes from; several after a merger, that of the name first, with ; between"),
+        ("aliases", "tags", "", "other names of the event"),
+        ("discovery_precision", "float", "d", "length of the time that the date names from discovery_mjd on: 1 a day, 0 an instant"),
+        ("type_uncertain", "bool", "", "the type is in doubt"),
+        ("type_peculiar", "bool", "", "the event is peculiar for its type"),
+        ("position_source", "str", "", "where s_ra and s_dec come from; empty where the catalogue was not compiled"),
+        ("discovery_source", "str", "", "where the date comes from"),
+        ("type_source", "str", "", "where the type comes from"),
+        ("redshift_source", "str", "", "where the redshift comes from"),
+        ("host_source", "str", "", "where the host comes from"),
     ),
     ("object_id", "s_ra", "s_dec"),
 )
 
 EXPOSURES = Table(
     "exposures",
-    _columns(
+    columns(
         ("exposure_id", "str", "", "one detector of one visit"),
         ("path", "str", "", "FITS file, relative to the table's folder"),
         ("hdu", "str", "", "extension that holds the image: a number or a name; empty = first image"),
@@ -104,7 +114,7 @@ EXPOSURES = Table(
 
 TRUTH = Table(
     "truth",
-    _columns(
+    columns(
         ("object_id", "str", "", "the simulated object or artefact"),
         ("kind", "str", "", "supernova, variable, asteroid, injected, or an artefact such as cosmic_ray or ghost"),
         ("transient_type", "str", "", "e.g. SN Ia; empty for artefacts"),
@@ -124,7 +134,7 @@ TRUTH = Table(
 
 PAIRS = Table(
     "pairs",
-    _columns(
+    columns(
         ("pair_id", "str", "", "science exposure, two underscores, reference exposure"),
         ("science_id", "str", "", "exposure_id of the science exposure"),
         ("reference_id", "str", "", "exposure_id of the reference; empty when none was found"),
@@ -140,7 +150,7 @@ PAIRS = Table(
 
 CANDIDATES = Table(
     "candidates",
-    _columns(
+    columns(
         ("candidate_id", "str", "", "pair_id, a colon, the running number"),
         ("pair_id", "str", "", "the difference product it was found in"),
         ("exposure_id", "str", "", "of the science exposure"),
@@ -188,7 +198,7 @@ CANDIDATES = Table(
 # Forced photometry of positions on the difference products that hold them: a light curve a position, filter and reference.
 LIGHTCURVES = Table(
     "lightcurves",
-    _columns(
+    columns(
         ("position_id", "str", "", "name of the position, e.g. an object of the catalogue"),
         ("s_ra", "float", "deg", "ICRS"),
         ("s_dec", "float", "deg", "ICRS"),
@@ -219,7 +229,7 @@ LIGHTCURVES = Table(
 # Known moving objects: one row an object and time.
 ASTEROIDS = Table(
     "asteroids",
-    _columns(
+    columns(
         ("name", "str", "", "number or designation"),
         ("mjd", "float", "d", "time of the position, UTC"),
         ("s_ra", "float", "deg", "predicted, ICRS"),
@@ -235,7 +245,7 @@ ASTEROIDS = Table(
 
 TRACKS = Table(
     "tracks",
-    _columns(
+    columns(
         ("track_id", "str", "", "moving object in this table"),
         ("name", "str", "", "known object on it; empty where none is"),
         ("detections", "int", "", "candidates on the track, each of another exposure"),
@@ -256,7 +266,7 @@ TRACKS = Table(
 
 LABELS = Table(
     "labels",
-    _columns(
+    columns(
         ("candidate_id", "str", "", "candidate that is labelled"),
         ("label", "int", "", "1 real, 0 bogus"),
         ("transient_type", "str", "", "type of a real one, kind of a bogus one"),
@@ -275,7 +285,7 @@ TRIPLETS = Table(
     "triplets",
     (
         *CANDIDATES.columns,
-        *_columns(
+        *columns(
             ("label", "int", "", "1 real, 0 bogus, -1 unlabelled"),
             ("label_source", "str", "", "source of the label that won"),
             ("kind", "str", "", "transient type of a real one, bogus kind of a bogus one"),
@@ -292,7 +302,7 @@ TRIPLETS = Table(
 
 SPLITS = Table(
     "splits",
-    _columns(
+    columns(
         ("candidate_id", "str", "", "row of the triplet table"),
         ("part", "str", "", "train, validation, test or unused"),
         ("group_id", "str", "", "connected group of events, cells and exposures"),
@@ -302,7 +312,7 @@ SPLITS = Table(
 
 EVALUATED = Table(
     "evaluation scores",
-    _columns(
+    columns(
         ("candidate_id", "str", "", "row of the triplet table"),
         ("part", "str", "", "validation or test"),
         ("label", "int", "", "1 real, 0 bogus"),
@@ -315,7 +325,7 @@ EVALUATED = Table(
 
 SCORES = Table(
     "scores",
-    _columns(
+    columns(
         ("candidate_id", "str", "", "alert or candidate; empty where none could be read"),
         ("object_id", "str", "", "object on the sky where known"),
         ("survey", "str", "", "survey of the alert"),
@@ -376,13 +386,18 @@ def _truth(value: object) -> bool:
 
 def write_table(frame: pd.DataFrame, path: Path, table: Table) -> None:
     """Write a frame as Parquet, atomically, with the declared columns first and their units in the metadata."""
-    conformed = conform(frame, table, source=path.name)
+    arrow = to_arrow(frame, table, source=path.name)
+    with atomic_path(path) as temporary:
+        pq.write_table(arrow, temporary, compression="zstd")
+
+
+def to_arrow(frame: pd.DataFrame, table: Table, *, source: str) -> pa.Table:
+    """The frame as an Arrow table with the declared columns first and their units in the metadata; see `conform`."""
+    conformed = conform(frame, table, source=source)
     arrow = pa.Table.from_pandas(conformed, preserve_index=False)
     declared = {c.name: pa.field(c.name, _ARROW[c.kind], metadata={"unit": c.unit, "meaning": c.meaning}) for c in table.columns}
     schema = pa.schema([declared.get(field.name, field) for field in arrow.schema])
-    arrow = arrow.cast(schema).replace_schema_metadata({"astrid.table": table.name})
-    with atomic_path(path) as temporary:
-        pq.write_table(arrow, temporary, compression="zstd")
+    return arrow.cast(schema).replace_schema_metadata({"astrid.table": table.name})
 
 
 def _first_sentence(error: Exception) -> str:

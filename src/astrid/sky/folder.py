@@ -126,10 +126,19 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _exposures(root: Path, entry: dict[str, Any], cfg: FolderConfig) -> list[dict[str, Any]]:
-    """Complete rows, one an exposure in the file; what the table gives wins over the mission and header, these over the configuration."""
+    return [row for row, _ in read_file(root, entry, cfg)]
+
+
+def read_file(root: Path, entry: dict[str, Any], cfg: FolderConfig) -> list[tuple[dict[str, Any], Listing]]:
+    """Complete EXPOSURES rows of one file, one an exposure in it, each with what was read.
+
+    `entry` has the columns that are known, `path` (relative to `root`) among them; it wins over the mission and header, these over the
+    configuration. Raises `InputError` where the file or a row cannot be used.
+    """
     path = root / str(entry["path"])
     listings = list_exposures(path, str(entry.get("hdu", cfg.hdu)))
-    return [_exposure(root, path, entry, listing, cfg, several=len(listings) > 1) for listing in listings]
+    several = len(listings) > 1
+    return [(_exposure(root, path, entry, listing, cfg, several=several), listing) for listing in listings]
 
 
 def _exposure(root: Path, path: Path, entry: dict[str, Any], listing: Listing, cfg: FolderConfig, *, several: bool) -> dict[str, Any]:
@@ -156,13 +165,13 @@ def _exposure(root: Path, path: Path, entry: dict[str, Any], listing: Listing, c
         row["role"] = _role(header, float(row["mjd"]), cfg.role_rule, path)
     _check(row, cfg, path)
     for column in ("survey", "field_id"):
-        row[column] = _safe(str(row[column] or "field"))
-    stem = _SUFFIX.sub("", path.name)
+        row[column] = safe_name(str(row[column] or "field"))
+    stem = file_stem(path.name)
     own = hdu if several or (hdu and "hdu" in entry) else ""
     name = f"{stem}-{own}" if own else stem
     if "exposure_id" in entry:
         name = f"{entry['exposure_id']}-{own}" if several else str(entry["exposure_id"])
-    row["exposure_id"] = _safe(name)
+    row["exposure_id"] = safe_name(name)
     centre = listing.wcs.pixel_to_world_values((listing.shape[1] - 1) / 2, (listing.shape[0] - 1) / 2)
     row["s_ra"], row["s_dec"] = float(centre[0]) % 360.0, float(centre[1])
     row.update({f"{kind}_path": _companion(root, path, stem, entry, kind, cfg, listing) for kind in COMPANIONS})
@@ -230,6 +239,11 @@ def _named(path: Path, root: Path) -> str:
     return (path.relative_to(root) if path.is_relative_to(root) else path.absolute()).as_posix()
 
 
-def _safe(name: str) -> str:
+def file_stem(name: str) -> str:
+    """A file's name without the ending of FITS and of its packing."""
+    return _SUFFIX.sub("", name)
+
+
+def safe_name(name: str) -> str:
     """A name that can be a folder or file: letters, digits, _ and -."""
     return _UNSAFE.sub("-", name.strip()).strip("-") or "unnamed"

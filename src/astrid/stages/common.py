@@ -19,6 +19,9 @@ from astrid.core.pool import LocalPool
 from astrid.core.provenance import digest_file
 from astrid.core.runtime import configure_logging, exit_codes, log, write_json
 
+ALERTS_PATH = Path("data/raw/alerts.parquet")  # there only where the source is alert packets
+EVIDENCE_PATH = Path("data/raw/evidence.parquet")  # LABELS that the rules over their evidence give
+
 _GB = 1e9  # bytes
 
 
@@ -39,6 +42,14 @@ def executor() -> Executor:
         memory=config.memory_gb * _GB,
         retries=config.retries,
     )
+
+
+def only_alerts(stage: str) -> bool:
+    """Whether the source is alert packets, which come as stamps: then a stage of images has nothing to do, and says so in the log."""
+    if not ALERTS_PATH.exists():
+        return False
+    log.info("%s: the source is alert packets, which come as stamps; nothing to do", stage)
+    return True
 
 
 def run(main: Callable[[], None]) -> None:

@@ -20,7 +20,7 @@ from astrid.core.executors import Executor
 from astrid.core.provenance import digest_bytes, digest_code, digest_file, digest_settings
 from astrid.core.runtime import log, write_json
 from astrid.io.tables import ASTEROIDS, CANDIDATES, CATALOG, LIGHTCURVES, PAIRS, TRACKS, read_table, write_table
-from astrid.stages.common import Job, executor, prune, resume, run
+from astrid.stages.common import Job, executor, only_alerts, prune, resume, run
 
 DIFFERENCE = Path("data/difference")
 CATALOG_TABLE = Path("data/catalog/catalog.parquet")
@@ -50,6 +50,8 @@ def main() -> None:
     asteroids = read_asteroids(Path(cfg.moving.asteroids)) if cfg.moving.asteroids else ASTEROIDS.empty()
     summary = detect(DIFFERENCE, OUTPUT.parent, cfg, executor=executor(), catalog=catalog, asteroids=asteroids)
     write_json(REPORT, summary)
+    if not summary["pairs"] and only_alerts("detect"):
+        return
     log.info("%d candidates in %d pairs -> %s", summary["candidates"], summary["pairs"], OUTPUT.parent)
 
 

@@ -26,7 +26,7 @@ from astrid.core.runtime import log, write_json
 from astrid.imaging.copies import Alignment, copies_of, copy_rows, joined_truth
 from astrid.io.fits import read_calibrated
 from astrid.io.tables import EXPOSURES, PAIRS, TRUTH, read_table, write_table
-from astrid.stages.common import Job, executor, prune, quarantine, resume, run
+from astrid.stages.common import Job, executor, only_alerts, prune, quarantine, resume, run
 from astrid.stages.difference import CALIBRATED, INJECTED, PAIR_TABLE, TRANSIENT_KINDS, TRUTH_TABLE, memory_needed, set_aside
 
 REPORT = Path("reports/inject.json")
@@ -52,6 +52,8 @@ def main() -> None:
     """Draw the copies of every usable pair of data/pairs/pairs.parquet."""
     config = settings(InjectionConfig, "injection")
     pairs = read_table(PAIR_TABLE, PAIRS)
+    if pairs.empty:
+        only_alerts("inject")
     jobs = _jobs(_usable(pairs), config) if config.copies else []
     rows = resume(_draw_one, jobs, description="inject", unit="pairs", executor=executor(), on_loss=quarantine) if jobs else []
     done = [job for job, row in zip(jobs, rows, strict=True) if row["status"] == "ok"]

@@ -92,7 +92,7 @@ def write_page(store: TripletStore, splits: pd.DataFrame, audited: AuditReport, 
 
     before = _stored(CARD)
     content = card.card(store.table, digest=store.digest, simulated=bool(before.get("simulated", False)), splits=splits)
-    content["tags"] = before.get("tags", {})
+    content |= {"tags": before.get("tags", {}), "set_aside": before.get("set_aside", {})}
     parts = joined(store.table, splits)["part"]
     conflicts = read_table(CONFLICT_TABLE, CONFLICTS) if CONFLICT_TABLE.exists() else CONFLICTS.empty()
     data = DataSet(store.table, parts, content, conflicts, doubt, audited.to_dict(), cfg.strategy, store.stamps)

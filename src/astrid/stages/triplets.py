@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -15,12 +16,12 @@ from astrid.core.provenance import digest_bytes, digest_code, digest_file
 from astrid.core.runtime import atomic_path, log, track, write_json
 from astrid.datasets import card, store
 from astrid.datasets.copies import label_with_copies
-from astrid.datasets.labels import Labelled
 from astrid.datasets.precedence import CONFLICTS, conflicts, winners
 from astrid.datasets.recovery import tag_table
 from astrid.io.fits import read_difference
 from astrid.io.tables import CANDIDATES, CATALOG, LABELS, PAIRS, TRUTH, conform, read_table, write_table
-from astrid.stages.common import run
+from astrid.stages import alert_triplets
+from astrid.stages.common import ALERTS_PATH, run
 from astrid.stages.inject import injected_truth
 
 CANDIDATE_TABLE = Path("data/candidates/candidates.parquet")
@@ -37,8 +38,16 @@ _BATCH = 512  # stamps cut at a time: 24 MB and their index arrays
 
 
 def main() -> None:
-    """Read candidates, truth, catalogue and given labels; write data/triplets and reports/triplets.json."""
+    """Read candidates, truth, catalogue and given labels, or alerts; write data/triplets and reports/triplets.json."""
     cfg = settings(DatasetConfig, "dataset")
+    if ALERTS_PATH.exists():
+        from_alerts(cfg)
+    else:
+        from_candidates(cfg)
+
+
+def from_candidates(cfg: DatasetConfig) -> None:
+    """Label what the stage detect found and cut its stamps out of the difference products."""
     candidates = read_table(CANDIDATE_TABLE, CANDIDATES)
     truth = read_table(TRUTH_TABLE, TRUTH)
     tables = (truth, injected_truth(), read_table(PAIR_TABLE, PAIRS), read_table(CATALOG_TABLE, CATALOG), read_given(HUMAN_LABELS))
@@ -47,15 +56,36 @@ def main() -> None:
         candidates, found.columns, max_bogus_per_pair=cfg.max_bogus_per_pair, keep_unlabelled=cfg.keep_unlabelled, seed=cfg.seed
     )
     written = store.resume(FOLDER, lambda first: batches(rows.iloc[first:]), rows_per_shard=cfg.rows_per_shard, key=inputs_digest(rows))
-    write_table(found.labels, FOLDER / "labels.parquet", LABELS)
-    write_table(conflicts(found.labels), FOLDER / "conflicts.parquet", CONFLICTS)
     content = card.card(written.table, digest=written.digest, simulated=bool((truth["simulated"] & (truth["kind"] != "injected")).any()))
     content["tags"] = tag_table(candidates, found.labels)
+    _write_beside(found.labels, conflicts(found.labels), content)
+    counts = store.selection_counts(candidates, found.columns, written.table)
+    write_json(REPORT, report(counts, found.counts, written.table, content))
+    log.info("triplets: %d of %d candidates, %s", len(written), len(candidates), content["labels"])
+
+
+def from_alerts(cfg: DatasetConfig) -> None:
+    """Label the alerts of data/raw and take their stamps as they are."""
+    alerts = alert_triplets.read(read_given(HUMAN_LABELS), cfg)
+    key = alert_triplets.inputs_digest(alerts)
+    written = store.resume(
+        FOLDER, lambda first: alert_triplets.batches(alerts.rows.iloc[first:]), rows_per_shard=cfg.rows_per_shard, key=key
+    )
+    content = card.card(written.table, digest=written.digest, simulated=False)
+    content |= {"tags": {}, "set_aside": alert_triplets.set_aside(alerts.table)}
+    _write_beside(alerts.labels, alerts.conflicts, content)
+    counts = alert_triplets.selection_counts(alerts, len(written))
+    write_json(REPORT, report(counts, alerts.counts, written.table, content) | {"set_aside_reasons": content["set_aside"]})
+    log.info("triplets: %d of %d alerts, %s", len(written), len(alerts.table), content["labels"])
+
+
+def _write_beside(labels: pd.DataFrame, found: pd.DataFrame, content: dict[str, Any]) -> None:
+    """The tables of labels and conflicts and the card beside the store."""
+    write_table(labels, FOLDER / "labels.parquet", LABELS)
+    write_table(found, FOLDER / "conflicts.parquet", CONFLICTS)
     write_json(FOLDER / "card.json", content)
     with atomic_path(FOLDER / "card.md") as temporary:
         temporary.write_text(card.to_markdown(content))
-    write_json(REPORT, report(candidates, found, written.table, content))
-    log.info("triplets: %d of %d candidates, %s", len(written), len(candidates), content["labels"])
 
 
 def inputs_digest(rows: pd.DataFrame) -> str:
@@ -104,14 +134,14 @@ def read_human(path: Path) -> pd.DataFrame:
     return labels
 
 
-def report(candidates: pd.DataFrame, found: Labelled, table: pd.DataFrame, content: dict[str, object]) -> dict[str, object]:
-    """The stage's metrics: what went in, what stayed out and why, by label, kind and survey."""
+def report(counts: Mapping[str, Any], label_rows: Mapping[str, int], table: pd.DataFrame, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The stage's metrics: what went in, what stayed out and why (`counts`), by label, kind and survey."""
     return {
-        **store.selection_counts(candidates, found.columns, table),
+        **counts,
         "labels": content["labels"],
         "events": content["events"],
         "duplicate_stamps": content["duplicate_stamps"],
-        "label_rows": found.counts,
+        "label_rows": dict(label_rows),
         "kind": table.groupby("kind").size().to_dict(),
         "survey": table.groupby("survey").size().to_dict(),
         "tags": content["tags"],

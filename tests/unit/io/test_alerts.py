@@ -337,3 +337,24 @@ def test_infinite_pixels_become_nan_and_a_truncated_plain_file_is_refused():
     assert np.isnan(read_cutout(fits_bytes(data), "x")[0, 0])
     with pytest.raises(CutoutError, match="x is not a readable FITS file"):
         read_cutout(fits_bytes(image(5))[:4000], "x")
+
+
+def test_the_number_that_stands_for_no_coverage_is_masked(tmp_path):
+    reference = image(2)
+    reference[:20] = -np.finfo(np.float32).max
+    triplet = only(write(tmp_path / "a.avro", avro(alert(cutoutTemplate=packed(reference)))))
+    assert np.isnan(triplet.stamps[1, :20]).all()
+    assert np.isfinite(triplet.stamps[1, 20:]).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"cutoutScience": None}, "no cut-out"),
+        ({"cutoutScience": packed(image(1, 55))}, "wrong size"),
+        ({"cutoutScience": b"not gzip"}, "broken cut-out"),
+        ({"sign": "maybe"}, "broken record"),
+    ],
+)
+def test_a_problem_says_of_what_sort_it_is(tmp_path, changes, kind):
+    assert only(write(tmp_path / "a.avro", avro(alert(**changes)))).kind == kind

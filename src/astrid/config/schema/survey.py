@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from astrid.config.schema._base import NonNegative, Positive, section
+from astrid.config.schema.archive import AlertsConfig, ArchiveConfig, MissionName
 
 Companion = Literal["noise", "psf", "mask", "bias", "flat", "dark", "variance", "exposure"]
 HeaderColumn = Literal[
@@ -59,7 +60,10 @@ class FolderConfig:
 class SurveyConfig:
     """The source of exposures and the rule that pairs them."""
 
-    kind: Literal["simulated", "folder"]
+    kind: Literal["simulated", "folder", "archive", "alerts"]
     source: str  # file or folder that DVC watches for this source: the user's own, or the simulator's code
+    missions: tuple[MissionName, ...]  # missions to search (kind: archive); empty otherwise
     pair: PairRule
-    folder: FolderConfig | None  # null unless kind is folder
+    folder: FolderConfig | None  # how FITS files are read; null for the simulated survey and for alerts
+    archive: ArchiveConfig | None  # null unless kind is archive
+    alerts: AlertsConfig | None  # null unless kind is alerts

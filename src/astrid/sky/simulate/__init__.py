@@ -34,7 +34,7 @@ def survey_catalog(cfg: SimulateConfig) -> pd.DataFrame:
         if visit.role == "science":
             by_field.setdefault(visit.field_id, []).append(visit)
     rows = [row for visits in by_field.values() for row in _field_rows(cfg, visits)]
-    return conform(pd.DataFrame(rows, columns=[column.name for column in CATALOG.columns]), CATALOG, source="the simulated catalogue")
+    return conform(pd.DataFrame(rows) if rows else CATALOG.empty(), CATALOG, source="the simulated catalogue")
 
 
 def _field_rows(cfg: SimulateConfig, visits: list[Visit]) -> list[dict[str, Any]]:

@@ -1,0 +1,5 @@
+"""Acquisition against a pretended archive: see benchmarks/acquisition.py."""
+
+from benchmarks.acquisition import run
+
+__all__ = ["run"]

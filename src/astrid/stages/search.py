@@ -1,0 +1,57 @@
+"""Stage search: what the archive has near the events of the catalogue, frozen so that it is asked once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from astrid.config.params import settings
+from astrid.config.schema import SurveyConfig
+from astrid.core.errors import ConfigError
+from astrid.core.runtime import log
+from astrid.io.archive_tables import MANIFEST, QUESTIONS
+from astrid.io.tables import CATALOG, read_table, write_table
+from astrid.stages.common import prune, run
+
+OUTPUT = Path("data/manifest")
+MANIFEST_PATH = OUTPUT / "manifest.parquet"
+QUESTIONS_PATH = OUTPUT / "questions.parquet"
+_CATALOG_PATH = Path("data/catalog/catalog.parquet")
+
+
+def main() -> None:
+    """Fill data/manifest; its tables are empty where the exposures do not come from an archive."""
+    survey = settings(SurveyConfig, "survey")
+    if survey.kind != "archive":
+        write_table(MANIFEST.empty(), MANIFEST_PATH, MANIFEST)
+        write_table(QUESTIONS.empty(), QUESTIONS_PATH, QUESTIONS)
+    else:
+        _search(survey)
+    prune(OUTPUT, [MANIFEST_PATH, QUESTIONS_PATH])
+
+
+def _search(survey: SurveyConfig) -> None:
+    from astrid.sky.manifest import search
+
+    if survey.archive is None:
+        raise ConfigError("survey.archive is null but survey.kind is archive; choose survey=mast or set survey.archive.")
+    catalog = read_table(_CATALOG_PATH, CATALOG)
+    _report(search(catalog, survey.archive, survey.missions, OUTPUT))
+
+
+def _report(questions: pd.DataFrame) -> None:
+    failed = questions[questions["status"] == "failed"]
+    log.info(
+        "search: %d events, %d questions, %d answered, %d observations, %d files",
+        questions["object_id"].nunique(), len(questions), len(questions) - len(failed),
+        questions["observations"].sum(), questions["products"].sum(),
+    )  # fmt: skip
+    for reason, group in failed.groupby("reason"):
+        log.warning("search: %d questions without an answer, first %s: %s", len(group), group["object_id"].iloc[0], reason)
+    if len(failed):
+        log.warning("search: the rest goes on without them; `dvc repro --force --single-item search` asks those that failed again.")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,155 @@
+"""From a catalogue to labelled triplets with the archive's own client, against a server on this machine that speaks its protocol."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from astrid.core.errors import InputError
+from astrid.io.archive_tables import OUTCOMES, QUESTIONS
+from astrid.io.shards import TripletStore
+from astrid.io.tables import EXPOSURES, PAIRS, read_table
+from astrid.stages import acquire, catalog, search
+from support.archive_server.missions import Content, Supernova, product
+from support.archive_server.queries import Observation, PretendSky, observation
+from support.archive_server.server import DOWNLOAD, ArchiveServer, files
+from support.tiny import configure, inside, new_project, products, run_stages
+
+pytestmark = pytest.mark.xdist_group("pipeline")
+
+STAGES = ("catalog", "search", "acquire", "calibrate", "inject", "difference", "detect", "triplets")
+CATALOGUE = """name,ra,dec,discovery_date,type
+SN 2014A,210.8021,54.3488,2014-05-10,SN Ia
+SN 2014B,40.2503,-8.4331,2014-05-20,SN II
+SN 2014C,120.5,10.1,2014-06-01,SN Ia
+SN 2014D,121.5,10.1,,SN Ia
+SN 2014E,122.5,10.1,2014-06-01,SN Ia
+SN 2014F,123.5,10.1,2014-06-01,SN Ia
+SN 2014G,124.5,10.1,2014-06-01,SN Ia
+SN 2014H,125.5,10.1,2014-06-01,SN Ia
+"""
+PLACES = {"A": (210.8021, 54.3488, 56787.0), "B": (40.2503, -8.4331, 56797.0), **{name: (120.5 + number, 10.1, 56809.0)
+          for number, name in enumerate("CDEFGH")}}  # fmt: skip
+
+
+def visit(event: str, number: int, day: float, band: str = "UVW1", exptime: float = 400.0) -> Observation:
+    ra, dec, discovery = PLACES[event]
+    name = f"0003{ord(event):03d}{number:04d}"
+    shift = 8 / 3600 * number  # no visit points where the last one did
+    return observation("swift", name, ra + shift, dec - shift, mjd=discovery + day, band=band, exptime=exptime)
+
+
+VISITS = [
+    visit("A", 1, -40, exptime=900.0), visit("A", 2, -20), visit("A", 3, 12), visit("A", 4, 200),
+    visit("B", 1, -300, band="U", exptime=700.0), visit("B", 2, 8, band="U"),
+    visit("C", 1, 5),
+    visit("F", 1, -20, band="U"), visit("F", 2, 5, band="V"),
+    visit("G", 1, -20), visit("G", 2, 5),
+    visit("H", 1, -20), visit("H", 2, 5),
+]  # fmt: skip
+
+
+class Sky:
+    """The pretend archive; one science file has another filter in its header, and one reference is gone."""
+
+    def __init__(self) -> None:
+        self.sky = PretendSky(VISITS)
+        self.content = Content(VISITS, [Supernova(*PLACES[name]) for name in PLACES])
+        wrong = next(uri for uri in self.sky.uris if "00030710002" in uri and "_sk" in uri)
+        self.content._made[wrong] = product(visit("G", 2, 5), wrong.rsplit("/", 1)[-1], FILTER="UVM2")
+        self.sky = self.sky.sized(lambda uri: self.content.size(uri) if "_sk." in uri or "_ex." in uri else 0)
+        self.gone = "00030720001"
+
+    def file(self, uri: str) -> bytes | None:
+        return None if self.gone in uri else self.content(uri)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ArchiveServer]:
+    sky = Sky()
+    with ArchiveServer({**sky.sky.routes(), DOWNLOAD: files(sky.file)}) as running:
+        yield running
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, server: ArchiveServer) -> Callable[..., Path]:
+    def prepare(text: str = CATALOGUE, *overrides: str) -> Path:
+        project = new_project(tmp_path / "project")
+        (project / "events.csv").write_text(text)
+        configure(
+            project, "survey=mast", "survey.missions=[swift]", "survey.archive.catalog.sources=[{format: table, path: events.csv}]",
+            f"survey.archive.search.server={server.url}", f"survey.archive.download.server={server.url}",
+            "survey.archive.search.rate=500", "survey.archive.download.rate=500", "survey.archive.search.retries=1", *overrides,
+        )  # fmt: skip
+        return project
+
+    return prepare
+
+
+def test_a_catalogue_becomes_labelled_triplets(prepared: Callable[..., Path], server: ArchiveServer) -> None:
+    project = prepared()
+    run_stages(project, STAGES)
+    outcomes = read_table(project / "data/pairs/outcomes.parquet", OUTCOMES).set_index("object_id")
+    assert outcomes["why"].to_dict() == {
+        "SN 2014A": "", "SN 2014B": "", "SN 2014C": "no reference before", "SN 2014D": "no date", "SN 2014E": "nothing in the archive",
+        "SN 2014F": "filters differ", "SN 2014G": "header disagrees", "SN 2014H": "download failed",
+    }  # fmt: skip
+    assert "filter UVM2, the archive says UVW1" in outcomes["reason"]["SN 2014G"]
+    assert outcomes["stage"].to_dict()["SN 2014A"] == "paired"
+    pairs = read_table(project / "data/pairs/pairs.parquet", PAIRS)
+    usable = pairs[pairs["status"] == "ok"].set_index("field_id")
+    assert sorted(usable.index) == ["SN-2014A", "SN-2014B"]
+    assert usable["reference_mjd"]["SN-2014A"] == pytest.approx(56787 - 40, abs=0.02)  # the deepest
+    exposures = read_table(project / "data/raw/exposures.parquet", EXPOSURES)
+    assert all((project / "data/raw" / path).is_file() for column in ("path", "exposure_path") for path in exposures[column])
+    summary = json.loads((project / "reports/acquire.json").read_text())
+    assert summary["pairs_by_mission"] == {"swift": {"U": 1, "UVW1": 1}}
+    assert summary["missions"]["swift"] == {"asked": 8, "found": 6, "chosen": 4, "fetched": 3, "paired": 2}
+    page = (project / "reports/acquire.html").read_text()
+    assert "SN 2014F, swift" in page
+    assert "references of SN 2014F in U and science images in V, in no filter both" in page
+
+    table = TripletStore.open(project / "data/triplets").table
+    labels = pd.read_parquet(project / "data/triplets/labels.parquet")
+    real = table[table["label"] == 1]
+    for event, kind in (("SN 2014A", "SN Ia"), ("SN 2014B", "SN II")):
+        mine = real[real["event_id"] == event]
+        assert len(mine) == 1, event
+        assert mine["kind"].iloc[0] == kind
+        assert mine["snr"].iloc[0] > 10
+        assert mine["sign"].iloc[0] == 1
+    assert set(labels.loc[labels["label"] == 1, "source"]) == {"catalogue"}
+
+    before = products(project / "data/raw") | products(project / "data/pairs") | products(project / "data/manifest")
+    server.forget()
+    run_stages(project, ("search", "acquire"))  # what is frozen and in place is not asked for again, but for what failed
+    assert [path for path in server.asked if "00030720001" not in path] == []
+    assert products(project / "data/raw") | products(project / "data/pairs") | products(project / "data/manifest") == before
+
+
+def test_no_pair_at_all_is_one_sentence_with_the_table_written(prepared: Callable[..., Path]) -> None:
+    lines = CATALOGUE.splitlines()
+    project = prepared("\n".join([lines[0], *lines[3:6], lines[7], ""]))
+    with inside(project):
+        catalog.main()
+        search.main()
+        with pytest.raises(InputError, match=r"none of 4 events has a usable pair, .* have the reason of each"):
+            acquire.main()
+    outcomes = read_table(project / "data/pairs/outcomes.parquet", OUTCOMES)
+    assert len(outcomes) == 4
+    assert (outcomes["reason"] != "").all()
+    assert (project / "reports/acquire.html").is_file()
+    assert any((project / "data/raw/swift/SN-2014G").rglob("*_sk.img.gz"))  # kept: the next run need not fetch them again
+
+
+def test_every_epoch_where_all_are_wanted(prepared: Callable[..., Path]) -> None:
+    lines = CATALOGUE.splitlines()
+    project = prepared("\n".join([*lines[:2], ""]), "survey.archive.choose.take=all", "survey.archive.choose.science_until=300")
+    run_stages(project, ("catalog", "search", "acquire"))
+    pairs = read_table(project / "data/pairs/pairs.parquet", PAIRS)
+    assert (pairs["status"] == "ok").sum() == 4  # two snapshots of two visits
+    assert read_table(project / "data/manifest/questions.parquet", QUESTIONS)["status"].tolist() == ["answered"]
