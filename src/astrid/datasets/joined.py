@@ -23,8 +23,8 @@ class Source(Protocol):
         """TRIPLETS, one row a triplet."""
         ...
 
-    def stamps(self, indices: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        """Stamps, float32 (n, 3, 63, 63), of the rows `indices`."""
+    def stamps(self, indices: NDArray[np.integer[Any]], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Stamps, float32 (n, 3, 63, 63), of the rows `indices`: `out`, which is filled with them, or a new array."""
         ...
 
 
@@ -47,11 +47,10 @@ class JoinedStores:
     def __len__(self) -> int:
         return len(self.table)
 
-    def stamps(self, indices: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        """Stamps, float32 (n, 3, 63, 63), of the rows `indices`, in that order."""
+    def stamps(self, indices: NDArray[np.integer[Any]], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Stamps, float32 (n, 3, 63, 63), of the rows `indices`, in that order: `out`, which is filled with them, or a new array."""
         wanted = np.asarray(indices, dtype=np.int64)
         owner = np.searchsorted(self._starts, wanted, side="right") - 1
-        out: NDArray[np.float32] | None = None
         for number in np.unique(owner):
             here = np.flatnonzero(owner == number)
             read = self._stores[number].stamps(wanted[here] - self._starts[number])

@@ -6,9 +6,10 @@ Every recipe keeps float32, turns masked pixels into 0 and does not depend on th
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ Work = tuple[Stamps, Stamps]  # two buffers of (chunk, 3, pixels)
 STAMP_SHAPE = (3, 63, 63)  # science, reference, difference; the store's shape, repeated here so that numpy is enough
 _PIXELS = STAMP_SHAPE[1] * STAMP_SHAPE[2]
 CHANNELS = ("science", "reference", "difference")
+_DIFFERENCE = CHANNELS.index("difference")
 
 _LARGEST = np.float32(1.0e37)  # a pixel beyond it is a fill value: masked, like NaN and infinity
 _CHUNK = 8  # triplets at a time: work stays in a core's cache, and what a pass allocates below malloc's mmap threshold
@@ -44,10 +46,11 @@ def _frame_pixels() -> NDArray[np.intp]:
 
 
 _FRAME = _frame_pixels()
+_LOCAL = threading.local()
 _SIGN_BIT = np.uint32(1 << 31)  # of an IEEE 754 float32
 
 
-def normalize(stamps: NDArray[Any], normalization_id: str) -> Stamps:
+def normalize(stamps: NDArray[Any], normalization_id: str, *, out: Stamps | None = None) -> Stamps:
     """Normalise triplets by the recipe of `normalization_id` (a key of `NORMALIZATIONS`).
 
     Parameters
@@ -57,10 +60,12 @@ def normalize(stamps: NDArray[Any], normalization_id: str) -> Stamps:
         flux unit common to the three; NaN or infinite where masked.
     normalization_id
         "l2.v1", "asinh_noise.v1" or "asinh_int8.v1".
+    out
+        Contiguous float32 array of the same shape to put the result into: memory that is used again costs no page faults.
 
     Returns
     -------
-    float32 array of the same shape, finite everywhere; a new array, the input is left as it is.
+    float32 array of the same shape, finite everywhere; `out`, or a new array. The input is left as it is.
 
     Raises
     ------
@@ -71,12 +76,19 @@ def normalize(stamps: NDArray[Any], normalization_id: str) -> Stamps:
     if recipe is None:
         raise DataSetError(f"{normalization_id!r} is no normalisation; choose one of {', '.join(NORMALIZATIONS)}.")
     checked = _checked(stamps)
-    out = np.empty(checked.shape, dtype=np.float32)
-    work = (np.empty((_CHUNK, 3, _PIXELS), np.float32), np.empty((_CHUNK, 3, _PIXELS), np.float32))
+    out = np.empty(checked.shape, dtype=np.float32) if out is None else out
+    work = _work()
     for start in range(0, len(checked), _CHUNK):
         chunk = slice(start, start + _CHUNK)
         recipe(checked[chunk].reshape(-1, 3, _PIXELS), out[chunk].reshape(-1, 3, _PIXELS), work)
     return out
+
+
+def _work() -> Work:
+    """The buffers of this thread, made once: fresh memory costs page faults."""
+    if not hasattr(_LOCAL, "work"):
+        _LOCAL.work = tuple(np.empty((_CHUNK, 3, _PIXELS), dtype=np.float32) for _ in range(2))
+    return cast(Work, _LOCAL.work)
 
 
 def orient(stamps: NDArray[Any], sign: NDArray[Any] | int) -> Stamps:
@@ -169,82 +181,109 @@ def levels(stamps: NDArray[Any]) -> tuple[Stamps, Stamps]:
     checked = _checked(stamps)
     background, noise = np.zeros((2, len(checked), 3), dtype=np.float32)
     for start in range(0, len(checked), _CHUNK):
-        values = checked[start : start + _CHUNK].reshape(-1, 3, _PIXELS).astype(np.float32)
-        usable = np.abs(values) < _LARGEST
-        whole = np.asarray(usable.all(axis=2))
-        middle = _frame_medians(values, usable, whole)
-        values -= middle[:, :, None]
-        np.abs(values, out=values)
+        chunk = checked[start : start + _CHUNK].reshape(-1, 3, _PIXELS)
+        frames = chunk.take(_FRAME, axis=-1).astype(np.float32, copy=False)
+        whole = np.asarray((np.abs(frames) < _LARGEST).all(axis=2))
+        middle = _medians(frames)
+        broken = None if whole.all() else _Broken(chunk[~whole].astype(np.float32))
+        if broken is not None:
+            middle[~whole] = broken.middle
+        frames -= middle[:, :, None]
+        spread = _medians(np.abs(frames, out=frames))
+        if broken is not None:
+            spread[~whole] = broken.spread(np.ones(len(broken.middle), dtype=bool))
         background[start : start + _CHUNK] = middle
-        noise[start : start + _CHUNK] = _MAD_TO_SIGMA * _frame_medians(values, usable, whole)
+        noise[start : start + _CHUNK] = _MAD_TO_SIGMA * spread
     return background, noise
 
 
 def _stretched(stamps: NDArray[Any], out: Stamps, work: Work, largest: np.float32) -> None:
     """asinh of the noise's multiples over asinh(largest), the recipe of the two asinh normalisations."""
-    values = work[0][: len(stamps)]
-    with np.errstate(over="ignore"):
-        np.copyto(values, stamps, casting="same_kind")
-    usable = np.abs(values, out=out) < _LARGEST
-    whole = np.asarray(usable.all(axis=2))
-    values -= _frame_medians(values, usable, whole)[:, :, None]
-    np.abs(values, out=out)
-    sigma = _MAD_TO_SIGMA * _frame_medians(out[:, 2], usable[:, 2], whole[:, 2])
-    for position in zip(*np.nonzero(~whole), strict=True):
-        values[position][~usable[position]] = out[position][~usable[position]] = 0
-    peak = out.max(axis=(1, 2))
+    if stamps.dtype != np.float32:
+        with np.errstate(over="ignore"):
+            stamps = stamps.astype(np.float32)
+    high, low = stamps.max(axis=2), stamps.min(axis=2)  # NaN where one pixel is
+    whole = (high < _LARGEST) & (low > -_LARGEST)
+    broken = None if whole.all() else _Broken(stamps[~whole])
+    frames = stamps.take(_FRAME, axis=-1)
+    middle = _medians(frames)
+    if broken is not None:
+        middle[~whole] = broken.middle
+    np.subtract(stamps, middle[:, :, None], out=out)
+    spread = frames[:, _DIFFERENCE]
+    spread -= middle[:, _DIFFERENCE, None]
+    sigma = _medians(np.abs(spread, out=spread))
+    peak = np.maximum(high - middle, middle - low)  # of what is left, to the last bit: rounding keeps the order
+    if broken is not None:
+        out[~whole] = broken.values
+        peak[~whole] = broken.peak
+        sigma[~whole[:, _DIFFERENCE]] = broken.spread(np.nonzero(~whole)[1] == _DIFFERENCE)
+    _scale(out, _MAD_TO_SIGMA * sigma, peak.max(axis=1), largest)
+    _asinh(out, work[0][: len(out)], work[1][: len(out)], np.float32(1) / np.arcsinh(largest))
+
+
+class _Broken:
+    """Stamps (k, 3969) with masked pixels: the rest above its background, and 0 where masked."""
+
+    def __init__(self, stamps: Stamps) -> None:
+        self._usable = np.abs(stamps) < _LARGEST
+        self._outside = ~self._usable.take(_FRAME, axis=-1)
+        self._counts = _FRAME.size - self._outside.view(np.uint8).sum(axis=-1, dtype=np.int16)
+        every = np.ones(len(stamps), dtype=bool)
+        self.middle = self._medians(stamps, every)
+        self.values = np.subtract(stamps, self.middle[:, None])
+        np.copyto(self.values, 0, where=~self._usable)
+        self.peak = np.maximum(self.values.max(axis=1), -self.values.min(axis=1))
+
+    def spread(self, chosen: NDArray[np.bool_]) -> Stamps:
+        """The median distance from the background of the stamps `chosen`, bool (k,)."""
+        return self._medians(np.abs(self.values[chosen]), chosen)
+
+    def _medians(self, values: Stamps, chosen: NDArray[np.bool_]) -> Stamps:
+        """Of the usable pixels of the frame, or of the whole stamp where the frame has few; 0 without any: (k,) of (k, 3969)."""
+        frame = values.take(_FRAME, axis=-1)
+        np.copyto(frame, np.inf, where=self._outside[chosen])
+        frame.sort(axis=-1)  # the masked ones end behind the others
+        counts = self._counts[chosen]
+        out: Stamps = frame[np.arange(len(frame)), np.minimum(counts // 2, _FRAME.size - 1)]
+        for position in np.flatnonzero(counts < _MIN_FRAME):
+            kept = values[position][self._usable[chosen][position]]
+            out[position] = _medians(kept) if len(kept) else 0
+        return out
+
+
+def _scale(values: Stamps, sigma: Stamps, peak: Stamps, largest: np.float32) -> None:
+    """Values (n, 3, 3969) in units of sigma (n,), cut at `largest`; peak (n,) is the greatest size of a triplet's values."""
     sigma = np.where(sigma > _NO_NOISE * peak, sigma, peak / largest)
     sigma[sigma <= 0] = 1  # nothing but a constant: every pixel is 0 already
     values /= sigma[:, None, None]
-    np.clip(values, -largest, largest, out=values)
-    _asinh(values, out, work[1][: len(stamps)])
-    out *= np.float32(1) / np.arcsinh(largest)
+    bright = np.flatnonzero(peak / sigma > largest)
+    if len(bright):
+        values[bright] = np.clip(values[bright], -largest, largest)
 
 
-def _asinh(values: Stamps, out: Stamps, root: Stamps) -> None:
-    """asinh of `values`, which are used up: log(|x| + sqrt(x^2 + 1)) with the sign of x.
+def _asinh(values: Stamps, root: Stamps, size: Stamps, factor: np.float32) -> None:
+    """Turn `values` into factor * asinh(values): log(|x| + sqrt(x^2 + 1)) with the sign of x; `root` and `size` are used up.
 
     log and sqrt run in SIMD lanes everywhere, numpy's float32 arcsinh does not; the sign bit moves as an integer for the
     same reason.
     """
-    np.abs(values, out=out)
-    np.multiply(out, out, out=root)
+    np.multiply(values, values, out=root)
     root += 1
     np.sqrt(root, out=root)
-    out += root
-    np.log(out, out=out)
-    signs = values.view(np.uint32)
-    signs &= _SIGN_BIT
-    bits = out.view(np.uint32)
-    bits |= signs
+    root += np.abs(values, out=size)
+    np.log(root, out=root)
+    root *= factor
+    bits = values.view(np.uint32)
+    bits &= _SIGN_BIT
+    bits |= root.view(np.uint32)
 
 
 def _medians(values: Stamps) -> Stamps:
-    """The median along the last axis by partition, without averaging the two middle values of an even count."""
+    """The median along the last axis by partition, in place, without averaging the two middle values of an even count."""
     middle = values.shape[-1] // 2
-    return np.partition(values, middle, axis=-1)[..., middle]
-
-
-def _frame_medians(values: Stamps, usable: NDArray[np.bool_], whole: NDArray[np.bool_]) -> Stamps:
-    """The medians of the frames of stamps (..., 3969), of the usable pixels alone where a stamp is not whole."""
-    out = _medians(values.take(_FRAME, axis=-1))
-    if not whole.all():
-        out[~whole] = _masked_medians(values[~whole], usable[~whole])
-    return out
-
-
-def _masked_medians(values: Stamps, finite: NDArray[np.bool_]) -> Stamps:
-    """The same of the finite pixels of the frame, or of the whole stamp where the frame has few; 0 without any: (k,) of (k, 3969)."""
-    within = finite.take(_FRAME, axis=-1)
-    frame = values.take(_FRAME, axis=-1)
-    frame[~within] = np.inf
-    frame.sort(axis=-1)  # the masked ones end behind the others
-    counts = np.count_nonzero(within, axis=-1)
-    out: Stamps = frame[np.arange(len(frame)), np.minimum(counts // 2, len(_FRAME) - 1)]
-    for position in np.flatnonzero(counts < _MIN_FRAME):
-        kept = values[position][finite[position]]
-        out[position] = _medians(kept) if len(kept) else 0
-    return out
+    values.partition(middle, axis=-1)
+    return values[..., middle].copy()
 
 
 NORMALIZATIONS: Mapping[str, Callable[[NDArray[Any], Stamps, Work], None]] = MappingProxyType(

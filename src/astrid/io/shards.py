@@ -286,10 +286,13 @@ class TripletStore:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "table"}
 
-    def stamps(self, indices: NDArray[np.integer[Any]] | Sequence[int] | slice) -> NDArray[np.float32]:
+    def stamps(
+        self, indices: NDArray[np.integer[Any]] | Sequence[int] | slice, out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
         """The stamps of the rows `indices`, in the asked order: float32 (n, 3, 63, 63), a copy in memory.
 
-        Rows that follow one another on disk and in the asked order are read in one go. Raises `DataSetError` for an index outside
+        Rows that follow one another on disk and in the asked order are read in one go. `out`: a contiguous array of that shape to
+        read into, which is returned; memory that is used again costs no page faults. Raises `DataSetError` for an index outside
         the store and `InputError` for a broken shard.
         """
         wanted = np.arange(len(self))[indices] if isinstance(indices, slice) else np.asarray(indices, dtype=np.int64)
@@ -297,7 +300,7 @@ class TripletStore:
             raise DataSetError(f"indices have the shape {wanted.shape}; give a one-dimensional list of row numbers.")
         if len(wanted) and not (wanted.min() >= 0 and wanted.max() < len(self)):
             raise DataSetError(f"row {wanted.max()} or {wanted.min()} is outside the store's {len(self)} rows; ask for rows of its table.")
-        out = np.empty((len(wanted), *STAMP_SHAPE), dtype=np.float32)
+        out = np.empty((len(wanted), *STAMP_SHAPE), dtype=np.float32) if out is None else out
         order = np.argsort(wanted, kind="stable")
         rows = wanted[order]
         owner = np.searchsorted(self._starts, rows, side="right") - 1

@@ -8,89 +8,77 @@ stays. These commute with every normalisation; what changes the light itself is 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from astrid.config.schema.train import AugmentConfig
 from astrid.learning.effects import Draws
+
+Stamps = NDArray[np.float32]
+Counts = NDArray[np.int64]
 
 _ELEMENTS = 8  # of D4
 _QUARTERS = 4  # turns among them
 
 
-@dataclass(frozen=True)
-class Augmenter:
-    """Draws and applies an augmentation for every triplet of a batch; each kind draws from a generator of its own."""
+@dataclass(frozen=True, eq=False)
+class Moves:
+    """What is drawn for the triplets of a batch. Each kind draws from a generator of its own."""
 
-    cfg: AugmentConfig
+    turns: Counts  # (n,), 0 to 7: number of quarter turns as in `numpy.rot90`, plus 4 for a left-right flip after them
+    shifts: Counts  # (n, 2) px down and to the right; pixels that come from outside repeat the edge
+    swapped: NDArray[np.bool_]  # (n,) science and reference change places
 
-    def __call__(self, batch: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """A batch like `batch`, float32 (n, 3, side, side) on the CPU; the draws come from `draws` alone."""
-        count = len(batch)
-        if self.cfg.turns == "d4" or self.cfg.shift > 0:
-            turned = self.cfg.turns == "d4"
-            turns = draws("turns").integers(_ELEMENTS, size=count) if turned else np.zeros(count, dtype=np.int64)
-            shifts = draws("shift").integers(-self.cfg.shift, self.cfg.shift + 1, size=(count, 2))
-            batch = move(batch, turns, shifts)
-        if self.cfg.swap > 0:
-            batch = swap(batch, draws("swap").random(count) < self.cfg.swap)
-        return batch
+    @classmethod
+    def draw(cls, cfg: AugmentConfig, count: int, draws: Draws) -> Moves:
+        """The moves of `count` triplets by `cfg`, from the generators of `draws` alone."""
+        turns, shifts = np.zeros(count, dtype=np.int64), np.zeros((count, 2), dtype=np.int64)
+        if cfg.turns == "d4":
+            turns = draws("turns").integers(_ELEMENTS, size=count)
+        if cfg.shift > 0:
+            shifts = draws("shift").integers(-cfg.shift, cfg.shift + 1, size=(count, 2))
+        return cls(turns, shifts, draws("swap").random(count) < cfg.swap if cfg.swap > 0 else np.zeros(count, dtype=bool))
 
+    def apply(self, images: Iterable[tuple[int, Stamps]], out: Stamps) -> None:
+        """Put `images`, (place, (3, side, side)) in any order, into `out` (n, 3, side, side): each by the moves of its place.
 
-def swap(batch: torch.Tensor, chosen: np.ndarray) -> torch.Tensor:
-    """Let science and reference change places where `chosen`, bool (n,): the source fades instead of brightening, or back.
-
-    The difference stays: it is turned so that the source is positive, whichever epoch has it. Returns a new tensor.
-    """
-    given, rows = batch.numpy(), np.flatnonzero(chosen)
-    swapped = given.copy()
-    swapped[rows, 0] = given[rows, 1]
-    swapped[rows, 1] = given[rows, 0]
-    return torch.from_numpy(swapped)
-
-
-def move(batch: torch.Tensor, turns: np.ndarray, shifts: np.ndarray) -> torch.Tensor:
-    """Turn each triplet by an element of D4, then shift it.
-
-    Parameters
-    ----------
-    batch
-        (n, channels, side, side), on the CPU.
-    turns
-        int (n,), 0 to 7: number of quarter turns as in `numpy.rot90`, plus 4 for a left-right flip after them.
-    shifts
-        int (n, 2): px down and to the right; pixels that come from outside repeat the edge.
-
-    Returns
-    -------
-    Tensor of the same shape and dtype.
-    """
-    given = batch.numpy()
-    reach, side = int(np.abs(shifts).max(initial=0)), batch.shape[-1]
-    wide = _widened(given, reach)
-    moved = np.empty_like(given)
-    for row, (turn, corner) in enumerate(zip(turns.tolist(), (reach - shifts).tolist(), strict=True)):
-        down, right = corner
-        moved[row] = _turned(wide[row], turn)[:, down : down + side, right : right + side]
-    return torch.from_numpy(moved)
+        The source fades instead of brightening, or back, where the epochs change places; the difference stays: it is turned so
+        that the source is positive, whichever epoch has it.
+        """
+        turns, shifts, swapped = self.turns.tolist(), self.shifts.tolist(), self.swapped.tolist()
+        for place, image in images:
+            turned = _turned(image, turns[place])
+            if swapped[place]:
+                _shifted(turned[1::-1], shifts[place], out[place, :2])
+                _shifted(turned[2:], shifts[place], out[place, 2:])
+            else:
+                _shifted(turned, shifts[place], out[place])
 
 
-def _widened(images: np.ndarray, by: int) -> np.ndarray:
-    """Images (..., side, side) with their edges repeated `by` px further on every side; turning and widening commute."""
+def _shifted(images: Stamps, shift: Sequence[int], out: Stamps) -> None:
+    """Put images (channels, side, side) into `out` of that shape, `shift` px further down and to the right."""
+    down, right = shift
     side = images.shape[-1]
-    wide = np.empty((*images.shape[:-2], side + 2 * by, side + 2 * by), dtype=images.dtype)
-    inner, end = slice(by, by + side), by + side
-    wide[..., inner, inner] = images
-    wide[..., inner, :by] = images[..., :1]
-    wide[..., inner, end:] = images[..., -1:]
-    wide[..., :by, :] = wide[..., by : by + 1, :]
-    wide[..., end:, :] = wide[..., end - 1 : end, :]
-    return wide
+    rows, columns = _inside(down, side), _inside(right, side)
+    out[:, rows, columns] = images[:, _inside(-down, side), _inside(-right, side)]
+    if right > 0:
+        out[:, rows, :right] = out[:, rows, right : right + 1]
+    elif right < 0:
+        out[:, rows, right:] = out[:, rows, right - 1 : right]
+    if down > 0:
+        out[:, :down] = out[:, down : down + 1]
+    elif down < 0:
+        out[:, down:] = out[:, down - 1 : down]
 
 
-def _turned(images: np.ndarray, turn: int) -> np.ndarray:
+def _inside(shift: int, side: int) -> slice:
+    return slice(max(shift, 0), side + min(shift, 0))
+
+
+def _turned(images: Stamps, turn: int) -> Stamps:
     """A view of (channels, side, side) turned by an element of D4."""
     quarters, flipped = turn % _QUARTERS, turn >= _QUARTERS
     across = images.swapaxes(1, 2) if quarters % 2 else images

@@ -10,37 +10,48 @@ Every effect draws from a generator of its own: switching one on or off leaves t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from astrid.config.schema.train import AugmentConfig
-from astrid.core.runtime import rng_for
 from astrid.datasets.normalize import STAMP_SHAPE, levels
+from astrid.learning.effect_tables import (
+    CENTRE,
+    INNER,
+    SIDE,
+    STEPS,
+    WIDE,
+    WIDTHS,
+    centred,
+    gaussians,
+    inner_weight,
+    interpolation,
+    lost_noise,
+    places_of_lost,
+    places_of_white,
+    planes,
+    white,
+)
 
 Draws = Callable[[str], np.random.Generator]  # the generator of an effect, by its name
 Stamps = NDArray[np.float32]
 Rows = NDArray[np.intp]
 
-_SIDE = STAMP_SHAPE[1]
-_CENTRE = _SIDE // 2
 _DIFFERENCE = 2  # channel
 
 _STRIKE = 0.5  # probability of each effect on a triplet that is open to them
-_CORE = 1.5  # px, sigma of the Gaussian weight of the centre
-_INNER = slice(_CENTRE - 9, _CENTRE + 10)  # px where that weight is above 1e-8
 _KEPT = 0.2  # largest change of the centre's flux in the difference, relative to it
 
-_HALF_WIDTH = 14  # px, of the interpolation kernel
-_SHAPE = 5.0  # of its Kaiser window
-_STEPS = 32  # of a sub-pixel shift, a pixel
 _LOST = 0.25  # share of masked light above which a shifted pixel is masked
+_MISSING = ((0, 2), (1, 2), (0, 1, 2))  # stamps without data beyond a border: science or reference, or both, and always the difference
 _CLEAR = 4  # px about the source that a masked neighbour leaves free
 _BRIGHT = 30.0  # noises of a pixel, above which a neighbour may pass for saturated
-_NORMALS = 2**20  # numbers in the table of white noise: 4 MB
+_TOGETHER = 8  # triplets that an effect changes at a time: 127 kB a stamp, in a core's cache and below malloc's mmap threshold
 
 
 @dataclass(frozen=True)
@@ -54,7 +65,15 @@ class Plan:
     @property
     def touched(self) -> Rows:
         """Positions within the batch of the triplets that any effect strikes, ascending."""
-        return np.flatnonzero(np.logical_or.reduce([np.zeros(self.count, dtype=bool), *self.struck.values()]))
+        return np.flatnonzero(self._any())
+
+    @property
+    def untouched(self) -> Rows:
+        """Positions of the others, ascending."""
+        return np.flatnonzero(~self._any())
+
+    def _any(self) -> NDArray[np.bool_]:
+        return np.asarray(np.logical_or.reduce([np.zeros(self.count, dtype=bool), *self.struck.values()]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,39 +81,35 @@ class _Scene:
     """The touched triplets, changed in place. A masked pixel holds the background until the end, so it has no light."""
 
     stamps: Stamps  # (n, 3, 63, 63), finite
-    masked: NDArray[np.bool_]  # (n, 3, 63, 63)
-    holed: NDArray[np.bool_]  # (n,) triplets with masked pixels
-    signs: Stamps  # (n,) of the difference: +1 science minus reference, -1 the other way round
+    masks: dict[int, NDArray[np.bool_]]  # masked pixels (3, 63, 63) of the triplets that have some
+    signs: NDArray[np.integer]  # (n,) of the difference: +1 science minus reference, -1 the other way round
     background: Stamps  # (n, 3) of science and reference, 0 of the difference
     noise: Stamps  # (n, 2) standard deviation a pixel
 
     def epoch(self, rows: Rows, which: Rows) -> Stamps:
-        """Light above the background of one epoch of each row, (k, 63, 63); masked pixels have none."""
-        light: Stamps = self.stamps[rows, which]
-        light -= self.background[rows, which, None, None]
-        return light
+        """One epoch of each row, (k, 3969), a copy; masked pixels hold the background."""
+        return self._planes.take(3 * rows + which, axis=0)
 
     def change(self, rows: Rows, which: Rows, by: Stamps) -> None:
-        """Add (k, 63, 63) to one epoch of each row, and to its difference what that leaves there; `by` is used up."""
-        self.stamps[rows, which] += by
-        by *= self.toward(rows, which)[:, None, None]
-        self.stamps[rows, _DIFFERENCE] += by
+        """Add (k, 3969) to one epoch of each row, and to its difference what that leaves there; `by` is used up."""
+        self._add(3 * rows + which, by)
+        by *= (self.signs[rows] * (1 - 2 * which)).astype(np.float32)[:, None]
+        self._add(3 * rows + _DIFFERENCE, by)
 
-    def toward(self, rows: Rows, which: Rows) -> Stamps:
-        """The sign, (k,), with which light of an epoch stands in the difference."""
-        return self.signs[rows] * (1 - 2 * which).astype(np.float32)
+    def _add(self, at: Rows, by: Stamps) -> None:
+        changed = self._planes.take(at, axis=0)
+        changed += by
+        self._planes[at] = changed
 
-    def centre(self, rows: Rows) -> Stamps:
-        """Flux of the differences within the weight of the centre, (k,)."""
-        return _centred(self.stamps[rows, _DIFFERENCE])
+    @property
+    def _planes(self) -> Stamps:
+        return self.stamps.reshape(-1, SIDE * SIDE)
 
-    def observed(self) -> Stamps:
-        """The stamps with NaN where they are masked."""
-        rows = np.flatnonzero(self.holed)
-        holed = self.stamps[rows]
-        holed[self.masked[rows]] = np.nan
-        self.stamps[rows] = holed
-        return self.stamps
+    def mask(self, row: int) -> NDArray[np.bool_]:
+        """The masked pixels of a triplet, to be changed."""
+        if row not in self.masks:
+            self.masks[row] = np.zeros(STAMP_SHAPE, dtype=bool)
+        return self.masks[row]
 
 
 def plan(cfg: AugmentConfig, count: int, draws: Draws) -> Plan:
@@ -108,8 +123,8 @@ def plan(cfg: AugmentConfig, count: int, draws: Draws) -> Plan:
     return Plan(count, {name: exposed & (rng.random(count) < _STRIKE) for name, rng in generators.items()}, generators)
 
 
-def distort(stamps: Stamps, signs: NDArray[np.integer], cfg: AugmentConfig, planned: Plan) -> Stamps:
-    """Apply the effects of a plan to the triplets that it touches.
+def distort(stamps: Stamps, signs: NDArray[np.integer], cfg: AugmentConfig, planned: Plan) -> None:
+    """Apply the effects of a plan to the triplets that it touches, in place.
 
     Parameters
     ----------
@@ -118,30 +133,33 @@ def distort(stamps: Stamps, signs: NDArray[np.integer], cfg: AugmentConfig, plan
         where masked.
     signs
         (n,) of the candidates: +1 brightened, -1 faded.
-
-    Returns
-    -------
-    float32 array of the same shape; a new array, the input is left as it is.
     """
     scene = _scene(stamps, signs)
     for name, effect in _EFFECTS:
         if name in planned.struck:
             rows = np.flatnonzero(planned.struck[name][planned.touched])
             effect(scene, rows, getattr(cfg, name), planned.generators[name])
-    return scene.observed()
+    for row, mask in scene.masks.items():
+        np.copyto(stamps[row], np.nan, where=mask)
+
+
+def _groups(rows: Rows, *draws: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ...]]:
+    """A few rows at a time, with what was drawn for them."""
+    for start in range(0, len(rows), _TOGETHER):
+        yield tuple(one[start : start + _TOGETHER] for one in (rows, *draws))
 
 
 def _scene(stamps: Stamps, signs: NDArray[np.integer]) -> _Scene:
-    out = stamps.copy()
-    masked = ~np.isfinite(out)
-    holed = np.asarray(masked.any(axis=(1, 2, 3)))
-    background, noise = levels(out)
+    background, noise = levels(stamps)
+    masks = {}
+    for row, one in enumerate(stamps):
+        measured = np.isfinite(one)
+        if not measured.all():
+            masks[row] = np.logical_not(measured, out=measured)
+            np.copyto(one, background[row, :, None, None], where=masks[row])
     background[:, _DIFFERENCE] = 0
     own = np.where(noise[:, 2:] > 0, np.minimum(noise[:, :2], noise[:, 2:]), noise[:, :2])  # neighbours are no noise
-    for row in np.flatnonzero(holed):
-        for channel in range(STAMP_SHAPE[0]):
-            out[row, channel][masked[row, channel]] = background[row, channel]
-    return _Scene(out, masked, holed, signs.astype(np.float32), background, own)
+    return _Scene(stamps, masks, signs, background, own)
 
 
 def _subpixel(scene: _Scene, rows: Rows, largest: float, rng: np.random.Generator) -> None:
@@ -151,15 +169,16 @@ def _subpixel(scene: _Scene, rows: Rows, largest: float, rng: np.random.Generato
     linear interpolation would leave 0.5 at half a pixel, and a network would know shifted stamps by it. What is sharper than
     any PSF (a hit of one pixel) rings, as it does in a resampled reference.
     """
-    steps = np.rint(rng.uniform(-largest, largest, (2, len(rows))) * _STEPS).astype(np.intp)
-    down, right = _interpolation()[steps + _STEPS]
-    background = scene.background[rows][:, :, None, None]
-    moved = down[:, None] @ (scene.stamps[rows] - background) @ right[:, None].swapaxes(-1, -2)
-    moved += background
-    scene.stamps[rows] = moved
-    holed = np.flatnonzero(scene.holed[rows])
-    if len(holed):
-        scene.masked[rows[holed]] = _moved_mask(scene.masked[rows[holed]], steps[:, holed] / _STEPS) > _LOST
+    steps = np.rint(rng.uniform(-largest, largest, (2, len(rows))) * STEPS).astype(np.intp)
+    matrices = interpolation()
+    half = np.empty(STAMP_SHAPE, dtype=np.float32)
+    for row, down, right in zip(rows.tolist(), *(steps + STEPS).tolist(), strict=True):
+        np.matmul(scene.stamps[row].reshape(-1, SIDE), matrices[right].T, out=half.reshape(-1, SIDE))
+        np.matmul(matrices[down], half, out=scene.stamps[row])
+    holed = [place for place, row in enumerate(rows.tolist()) if row in scene.masks]
+    if holed:
+        moved = _moved_mask(np.array([scene.masks[row] for row in rows[holed].tolist()]), steps[:, holed] / STEPS) > _LOST
+        scene.masks.update(zip(rows[holed].tolist(), moved, strict=True))
 
 
 def _moved_mask(masked: NDArray[np.bool_], shifts: NDArray[np.float64]) -> Stamps:
@@ -178,36 +197,41 @@ def _gain(scene: _Scene, rows: Rows, spread: float, rng: np.random.Generator) ->
     """An error of the flux scale of one epoch: its light times 1 + e, e Gaussian of the relative width `spread`."""
     which = rng.integers(2, size=len(rows))
     error = (rng.standard_normal(len(rows)) * spread).astype(np.float32)
-    light = scene.epoch(rows, which)
-    error *= _tempered(scene, rows, error * _centred(light))
-    light *= error[:, None, None]
-    scene.change(rows, which, light)
+    background = scene.background[rows, which]
+    light = centred(scene.stamps[rows, which, INNER, INNER]) - background * inner_weight().sum()
+    error *= _tempered(centred(scene.stamps[rows, _DIFFERENCE, INNER, INNER]), error * light)
+    for some, epoch, level, by in _groups(rows, which, background[:, None], error[:, None]):
+        change = scene.epoch(some, epoch)
+        change -= level
+        change *= by
+        scene.change(some, epoch, change)
 
 
 def _blur(scene: _Scene, rows: Rows, largest: float, rng: np.random.Generator) -> None:
     """The PSF of one epoch was wider than its model says: a Gaussian of up to `largest` px (sigma) over it.
 
-    Stars, hosts and the source leave rings in the difference. The blur is a product with K in the space of cosines
-    (a mirrored image); the noise that it takes comes back as white noise times sqrt(1 - K^2), so that its power stays.
+    Stars, hosts and the source leave rings in the difference. The image counts as mirrored at its edges. Where the blur would
+    take too much of the source, a narrower one comes instead; the noise that it takes comes back with the spectrum of what
+    is lost, so that its power stays.
     """
     which = rng.integers(2, size=len(rows))
-    sigma = rng.uniform(0, largest, len(rows)).astype(np.float32)
-    cosines, frequency = _cosines()
-    change = cosines @ scene.epoch(rows, which) @ cosines.T
-    transfer = np.exp(-(sigma[:, None] ** 2) * frequency**2 / 2)
-    less = transfer[:, :, None] * transfer[:, None, :]
-    less -= 1
-    change *= less
-    factor = _tempered(scene, rows, np.einsum("kyx,yx->k", change, _cosine_weight()))[:, None, None]
-    change *= factor
-    less *= factor
-    power = -less * (2 + less)  # 1 - (1 + less)^2
-    white = _white(len(rows), rng)
-    white *= np.sqrt(np.maximum(power, 0, out=power), out=power)
-    white *= scene.noise[rows, which, None, None]
-    change += white
-    by = np.asarray(cosines.T @ change @ cosines, dtype=np.float32)
-    scene.change(rows, which, by)
+    drawn = np.rint(rng.uniform(0, WIDTHS, len(rows))).astype(np.intp)
+    corners = places_of_lost(len(rows), rng)
+    matrices, weights = gaussians(largest)
+    fields = lost_noise(largest)
+    flux = np.einsum("kyj,jy->kj", scene.stamps[rows, which, WIDE, WIDE] @ weights.T, weights)
+    allowed = _KEPT * np.abs(centred(scene.stamps[rows, _DIFFERENCE, INNER, INNER]))
+    kept = (np.abs(flux - flux[:, :1]) <= allowed[:, None]) & (np.arange(WIDTHS + 1) <= drawn[:, None])
+    widths = WIDTHS - kept[:, ::-1].argmax(axis=1)  # the widest one that is left; the first, no blur, always is
+    for some, epoch, chosen, corner, strength in _groups(rows, which, widths, corners, scene.noise[rows, which]):
+        images = scene.epoch(some, epoch).reshape(-1, SIDE, SIDE)
+        change, noise = np.empty_like(images), np.empty_like(images)
+        for place, (width, (y, x), size) in enumerate(zip(chosen.tolist(), corner.tolist(), strength, strict=True)):
+            np.matmul(matrices[width] @ images[place], matrices[width].T, out=change[place])
+            np.multiply(fields[width, y : y + SIDE, x : x + SIDE], size, out=noise[place])
+        change -= images
+        change += noise
+        scene.change(some, epoch, change.reshape(len(some), -1))
 
 
 def _background(scene: _Scene, rows: Rows, spread: float, rng: np.random.Generator) -> None:
@@ -216,15 +240,18 @@ def _background(scene: _Scene, rows: Rows, spread: float, rng: np.random.Generat
     The difference has none: background is matched when images are subtracted.
     """
     offset = rng.standard_normal((len(rows), 2)).astype(np.float32) * spread * scene.noise[rows]
-    scene.stamps[rows, :_DIFFERENCE] += offset[:, :, None, None]
+    for row, by in zip(rows.tolist(), offset[:, :, None, None], strict=True):
+        epochs = scene.stamps[row, :_DIFFERENCE]
+        np.add(epochs, by, out=epochs)
 
 
 def _gradient(scene: _Scene, rows: Rows, spread: float, rng: np.random.Generator) -> None:
     """A slope of one epoch's sky that no model took out: a plane through zero at the source, `spread` noises at the edge."""
     which = rng.integers(2, size=len(rows))
     angle = rng.uniform(0, 2 * np.pi, len(rows))
-    height = rng.standard_normal(len(rows)) * spread * scene.noise[rows, which] / _CENTRE
-    scene.change(rows, which, _planes(angle, height))
+    height = rng.standard_normal(len(rows)) * spread * scene.noise[rows, which] / CENTRE
+    for some, epoch, toward, slope in _groups(rows, which, angle, height):
+        scene.change(some, epoch, planes(toward, slope))
 
 
 def _noise(scene: _Scene, rows: Rows, largest: float, rng: np.random.Generator) -> None:
@@ -232,9 +259,8 @@ def _noise(scene: _Scene, rows: Rows, largest: float, rng: np.random.Generator) 
     strength = rng.uniform(0, largest, (2, len(rows))).astype(np.float32)
     for epoch in (0, 1):
         which = np.full(len(rows), epoch)
-        by = _white(len(rows), rng)
-        by *= (strength[epoch] * scene.noise[rows, epoch])[:, None, None]
-        scene.change(rows, which, by)
+        for some, epochs, size, place in _groups(rows, which, strength[epoch] * scene.noise[rows, epoch], places_of_white(len(rows), rng)):
+            scene.change(some, epochs, white(size, place))
 
 
 def _border(scene: _Scene, rows: Rows, widest: float, rng: np.random.Generator) -> None:
@@ -245,11 +271,16 @@ def _border(scene: _Scene, rows: Rows, widest: float, rng: np.random.Generator) 
     """
     count = len(rows)
     angle = np.where(rng.random(count) < 0.5, rng.integers(4, size=count) * np.pi / 2, rng.uniform(0, 2 * np.pi, count))
-    beyond = _cut(angle, widest, rng)
-    beyond |= _cut(angle + np.pi / 2, widest, rng) & (rng.random(count) < 0.25)[:, None, None]
-    missing = np.array([(True, False, True), (False, True, True), (True, True, True)])[rng.integers(3, size=count)]
-    scene.masked[rows] |= missing[:, :, None, None] & beyond[:, None]
-    scene.holed[rows] = True
+    first, second = (_reach(angle + turn, widest, rng) for turn in (0.0, np.pi / 2))
+    corner = rng.random(count) < 0.25
+    missing = rng.integers(len(_MISSING), size=count)
+    for some, toward, near, far, two, kind in _groups(rows, angle, first[:, None], second[:, None], corner, missing):
+        beyond = planes(toward, np.ones(len(some))) > near
+        beyond[two] |= planes(toward[two] + np.pi / 2, np.ones(two.sum())) > far[two]
+        for row, pixels, channels in zip(some.tolist(), beyond.reshape(-1, SIDE, SIDE), kind.tolist(), strict=True):
+            mask = scene.mask(row)
+            for channel in _MISSING[channels]:
+                mask[channel] |= pixels
 
 
 def _cores(scene: _Scene, rows: Rows, largest: float, rng: np.random.Generator) -> None:
@@ -259,101 +290,30 @@ def _cores(scene: _Scene, rows: Rows, largest: float, rng: np.random.Generator) 
     triplets without one stay as they are.
     """
     half = rng.uniform(0, largest, len(rows))
-    distance = np.abs(np.arange(_SIDE) - _CENTRE)
-    near = np.maximum(distance[:, None], distance) < largest + _CLEAR
-    for row, reach in zip(rows, half, strict=True):
-        light = (scene.stamps[row, :_DIFFERENCE] - scene.background[row, :_DIFFERENCE, None, None]).max(axis=0)
-        light[near] = 0
-        y, x = np.unravel_index(int(light.argmax()), light.shape)
-        if light[y, x] > _BRIGHT * scene.noise[row].max():
-            square = tuple(slice(max(0, round(at - reach)), round(at + reach) + 1) for at in (y, x))
-            scene.masked[row, :, *square] = True
-            scene.holed[row] = True
+    near = math.ceil(largest + _CLEAR) - 1  # px to each side of the source
+    inside = slice(max(0, CENTRE - near), CENTRE + near + 1)
+    for some, reaches in _groups(rows, half):
+        light, reference = (scene.epoch(some, np.full(len(some), epoch)) for epoch in (0, 1))
+        light -= scene.background[some, 0, None]
+        reference -= scene.background[some, 1, None]
+        np.maximum(light, reference, out=light)
+        light.reshape(-1, SIDE, SIDE)[:, inside, inside] = 0
+        brightest = light.argmax(axis=1)
+        found = light[np.arange(len(some)), brightest] > _BRIGHT * scene.noise[some].max(axis=1)
+        for row, pixel, reach in zip(some[found].tolist(), brightest[found].tolist(), reaches[found].tolist(), strict=True):
+            square = tuple(slice(max(0, round(at - reach)), round(at + reach) + 1) for at in divmod(pixel, SIDE))
+            scene.mask(row)[:, *square] = True
 
 
-def _cut(angle: NDArray[np.float64], widest: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Pixels (k, 63, 63) beyond a line across `angle`, drawn between `widest` px inside the nearest edge and the last corner."""
-    reach = (_SIDE / 2) * (np.abs(np.cos(angle)) + np.abs(np.sin(angle)))
-    distance = rng.uniform(_SIDE / 2 - widest, reach)
-    cut: NDArray[np.bool_] = _planes(angle, np.ones(len(angle))) > distance.astype(np.float32)[:, None, None]
-    return cut
+def _reach(angle: NDArray[np.float64], widest: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Distances in px of lines across `angle`, drawn between `widest` px inside the nearest edge and the last corner."""
+    return rng.uniform(SIDE / 2 - widest, (SIDE / 2) * (np.abs(np.cos(angle)) + np.abs(np.sin(angle))))
 
 
-def _planes(angle: NDArray[np.float64], slope: NDArray[np.float64]) -> Stamps:
-    """The slope times the distance in px from the centre along each angle: (k, 63, 63)."""
-    along = np.arange(_SIDE) - _CENTRE
-    down, right = ((slope * part)[:, None] * along for part in (np.sin(angle), np.cos(angle)))
-    planes: Stamps = down.astype(np.float32)[:, :, None] + right.astype(np.float32)[:, None, :]
-    return planes
-
-
-def _white(count: int, rng: np.random.Generator) -> Stamps:
-    """White Gaussian noise of unit strength, (count, 63, 63), cut out of a fixed table at places drawn anew each time.
-
-    Within an image all numbers are independent. Two images share some of theirs, displaced, in 1 of 130 cases, and a billion
-    triplets see the same million numbers in ever other places: right for augmentation, wrong for measuring tails beyond 5
-    sigma. A number costs a hundredth of a drawn one.
-    """
-    windows = np.lib.stride_tricks.sliding_window_view(_normals(), _SIDE * _SIDE)
-    drawn: Stamps = windows[rng.integers(len(windows), size=count)].reshape(count, _SIDE, _SIDE)
-    return drawn
-
-
-@cache
-def _normals() -> Stamps:
-    return rng_for(0, "learning", "effects", "normals").standard_normal(_NORMALS, dtype=np.float32)
-
-
-def _tempered(scene: _Scene, rows: Rows, change: Stamps) -> Stamps:
+def _tempered(centre: Stamps, change: Stamps) -> Stamps:
     """Factors (k,) of at most 1 that keep a change of the centre's flux below a fifth of what is there."""
-    allowed, size = _KEPT * np.abs(scene.centre(rows)), np.abs(change)
+    allowed, size = _KEPT * np.abs(centre), np.abs(change)
     return np.divide(allowed, size, out=np.ones_like(size), where=size > allowed)
-
-
-def _centred(images: Stamps) -> Stamps:
-    """Flux (k,) of images (k, 63, 63) within the Gaussian of the centre."""
-    flux: Stamps = np.einsum("kyx,yx->k", images[:, _INNER, _INNER], _centre_weight()[_INNER, _INNER])
-    return flux
-
-
-@cache
-def _centre_weight() -> Stamps:
-    along = np.exp(-((np.arange(_SIDE) - _CENTRE) ** 2) / (2 * _CORE**2))
-    weight: Stamps = np.outer(along, along).astype(np.float32)
-    return weight
-
-
-@cache
-def _cosine_weight() -> Stamps:
-    """The weight of the centre in the space of cosines, (63, 63): they are orthonormal, sums of products stay as they are."""
-    cosines, _ = _cosines()
-    return np.asarray(cosines @ _centre_weight() @ cosines.T, dtype=np.float32)
-
-
-@cache
-def _cosines() -> tuple[Stamps, Stamps]:
-    """The orthonormal cosines of a mirrored stamp (DCT-II), (63, 63), and their frequencies in radian a pixel."""
-    number = np.arange(_SIDE)
-    matrix = np.sqrt(2 / _SIDE) * np.cos(np.pi * number[:, None] * (number + 0.5) / _SIDE)
-    matrix[0] /= np.sqrt(2)
-    return matrix.astype(np.float32), (np.pi * number / _SIDE).astype(np.float32)
-
-
-@cache
-def _interpolation() -> Stamps:
-    """Matrices that shift a mirrored line of 63 px by -1 to 1 px in steps of 1/32: (65, 63, 63)."""
-    shifts = np.arange(-_STEPS, _STEPS + 1) / _STEPS
-    at = np.arange(_SIDE)
-    inside = at[:, None] - at  # output minus input pixel; beyond the first and the last pixel the line is mirrored
-    images = (inside, at[:, None] + at + 1, at[:, None] + at + 1 - 2 * _SIDE)
-    matrices = np.sum([_windowed_sinc(image - shifts[:, None, None]) for image in images], axis=0)
-    unit: Stamps = (matrices / matrices.sum(axis=2, keepdims=True)).astype(np.float32)
-    return unit
-
-
-def _windowed_sinc(distance: NDArray[np.float64]) -> NDArray[np.float64]:
-    inside = np.clip(1 - (distance / (_HALF_WIDTH + 1)) ** 2, 0, None)
-    return np.sinc(distance) * np.where(inside > 0, np.i0(_SHAPE * np.sqrt(inside)) / np.i0(_SHAPE), 0)
 
 
 _EFFECTS: tuple[tuple[str, Callable[[_Scene, Rows, float, np.random.Generator], None]], ...] = (

@@ -2,7 +2,7 @@
 
 Where the normalised stamps fit in memory, a batch is a copy out of one array; where they do not, it is read from the
 shards, in an order that visits them a stretch at a time, and normalised. Threads prepare batches ahead: NumPy and torch
-let others run while they work on arrays.
+let others run while they work on arrays. The memory of a batch is used again when nobody holds it any more.
 """
 
 from __future__ import annotations
@@ -22,15 +22,20 @@ from numpy.typing import NDArray
 from astrid.config.schema.train import AugmentConfig
 from astrid.core.errors import DataSetError
 from astrid.datasets.normalize import normalize
-from astrid.learning.effects import Draws, distort, plan
+from astrid.learning.augment import Moves
+from astrid.learning.effects import Draws, Plan, distort, plan
+from astrid.learning.memory import Recycled
 
 Rows = NDArray[np.int64]
+Stamps = NDArray[np.float32]
 Made = TypeVar("Made")
+Kind = TypeVar("Kind", bound=np.generic)
 
 _MEGABYTE = 1e6
 _AHEAD = 4  # batches that a thread prepares ahead
 _STRETCH = 64  # neighbouring triplets of a part that are read together where they come from the disk: 3 MB
 _STRETCHES = 64  # stretches that are shuffled into one another: batches are drawn from 4,096 triplets of 64 places
+_TOGETHER = 8  # triplets normalised before they are turned: they stay in a core's cache until then
 _READ = 256  # triplets read and normalised at a time while the cache is filled: 12 MB
 
 
@@ -44,8 +49,8 @@ class Triplets(Protocol):
         """TRIPLETS, one row a triplet."""
         ...
 
-    def stamps(self, indices: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        """Stamps, float32 (n, 3, 63, 63), of the rows `indices`."""
+    def stamps(self, indices: NDArray[np.integer[Any]], out: Stamps | None = None) -> Stamps:
+        """Stamps, float32 (n, 3, 63, 63), of the rows `indices`: `out`, which is filled with them, or a new array."""
         ...
 
 
@@ -99,12 +104,14 @@ class NormalizedStamps:
         self._id = normalization_id
         self._signs = store.table["sign"].to_numpy()[rows]
         first = normalize(store.stamps(rows[:1]), normalization_id)
-        self._cache: torch.Tensor | None = None
+        self._cache: Stamps | None = None
+        self._memory = Recycled()
         if first.nbytes * len(rows) <= cache_bytes:
-            self._cache = torch.empty((len(rows), *first.shape[1:]), dtype=torch.float32)
+            self._cache = np.empty((len(rows), *first.shape[1:]), dtype=np.float32)
             for start in range(0, len(rows), _READ):
-                part = normalize(store.stamps(rows[start : start + _READ]), normalization_id)
-                self._cache[start : start + _READ] = torch.from_numpy(part)
+                part = rows[start : start + _READ]
+                normalize(store.stamps(part, self._memory.take(len(part))), normalization_id, out=self._cache[start : start + _READ])
+            self._memory = Recycled()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -120,26 +127,37 @@ class NormalizedStamps:
         return self._cache is not None
 
     def batch(self, positions: NDArray[np.integer[Any]]) -> torch.Tensor:
-        """Float32 (k, 3, 63, 63) at `positions` within the rows, in that order."""
+        """Float32 (k, 3, 63, 63) at `positions` within the rows, in that order. Its memory is used again when nobody holds it."""
+        out = self._memory.take(len(positions))
         if self._cache is not None:
-            return self._cache[torch.from_numpy(positions)]
-        return torch.from_numpy(normalize(self._store.stamps(self._rows[positions]), self._id))
+            np.take(self._cache, positions, axis=0, out=out, mode="clip")
+        else:
+            normalize(self._store.stamps(self._rows[positions], out), self._id, out=out)
+        return torch.from_numpy(out)
 
-    def distorted(self, positions: NDArray[np.integer[Any]], cfg: AugmentConfig, draws: Draws) -> torch.Tensor:
-        """The same with the effects of `cfg` on some of the raw stamps; those that none strikes come as `batch` gives them."""
+    def augmented(self, positions: NDArray[np.integer[Any]], cfg: AugmentConfig, draws: Draws) -> torch.Tensor:
+        """The same after the augmentations of `cfg`: effects on some of the raw stamps, and turns, shifts and swaps of any."""
+        out = self._memory.take(len(positions))
         planned = plan(cfg, len(positions), draws)
-        touched = planned.touched
-        if not len(touched):
-            return self.batch(positions)
-        rows, signs = self._rows[positions], self._signs[positions[touched]]
+        Moves.draw(cfg, len(positions), draws).apply(self._images(positions, cfg, planned), out)
+        return torch.from_numpy(out)
+
+    def _images(self, positions: NDArray[np.integer[Any]], cfg: AugmentConfig, planned: Plan) -> Iterator[tuple[int, Stamps]]:
+        """The normalised triplets with their places in `positions`, in any order; each is to be copied before the next one is taken."""
+        touched, rest = planned.touched, planned.untouched
+        order = touched if self.cached else np.concatenate([touched, rest])
+        work = self._memory.take(_TOGETHER)
         if self._cache is not None:
-            out = self.batch(positions)
-            changed = distort(self._store.stamps(rows[touched]), signs, cfg, planned)
-            out[torch.from_numpy(touched)] = torch.from_numpy(normalize(changed, self._id))
-            return out
-        raw = self._store.stamps(rows)
-        raw[touched] = distort(raw[touched], signs, cfg, planned)
-        return torch.from_numpy(normalize(raw, self._id))
+            for some in batches(rest, _TOGETHER):
+                yield from zip(some.tolist(), self._cache.take(positions[some], axis=0, out=work[: len(some)], mode="clip"), strict=True)
+        if not len(order):
+            return
+        chosen = positions[order]
+        raw = self._store.stamps(self._rows[chosen], self._memory.take(len(order)))
+        if len(touched):
+            distort(raw[: len(touched)], self._signs[chosen[: len(touched)]], cfg, planned)
+        for some, part in zip(batches(order, _TOGETHER), batches(raw, _TOGETHER), strict=True):
+            yield from zip(some.tolist(), normalize(part, self._id, out=work[: len(some)]), strict=True)
 
 
 def open_stamps(store: Triplets, parts: Sequence[Part], normalization_id: str, *, cache_mb: float) -> list[NormalizedStamps]:
@@ -180,8 +198,8 @@ def class_weights(labels: NDArray[np.float32]) -> NDArray[np.float64]:
     return len(labels) / (2 * np.array([len(labels) - real, real]))
 
 
-def batches(order: Rows, size: int) -> Iterator[Rows]:
-    """Cut an order into batches of `size`; the last one may be shorter."""
+def batches(order: NDArray[Kind], size: int) -> Iterator[NDArray[Kind]]:
+    """Cut an order, or any array, into batches of `size`; the last one may be shorter."""
     for start in range(0, len(order), size):
         yield order[start : start + size]
 

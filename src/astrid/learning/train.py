@@ -28,7 +28,6 @@ from astrid.config.schema.train import TrainConfig
 from astrid.core.errors import ConfigError, MissingDependencyError
 from astrid.core.provenance import digest_bytes, digest_code, digest_settings
 from astrid.core.runtime import log, rng_for, worker_count
-from astrid.learning.augment import Augmenter
 from astrid.learning.checkpoint import Checkpoint
 from astrid.learning.loader import (
     NormalizedStamps,
@@ -284,12 +283,11 @@ def _epoch(run: _Run, state: _State, epoch: int) -> dict[str, float]:
 
 def _jobs(run: _Run, epoch: int) -> Iterator[Callable[[], tuple[Rows, torch.Tensor]]]:
     """What prepares the batches of an epoch, each the same whoever calls it and when."""
-    cfg, stamps, augment = run.cfg, run.training_stamps, Augmenter(run.cfg.augment)
+    cfg, stamps = run.cfg, run.training_stamps
     order = epoch_order(run.training.labels, cfg.balance, rng_for(cfg.seed, "epoch", epoch), stretch=stretch_of(stamps))
 
     def make(number: int, chosen: Rows) -> tuple[Rows, torch.Tensor]:
-        draws = partial(_draws, run, epoch, number)
-        return chosen, augment(stamps.distorted(chosen, cfg.augment, draws), draws)
+        return chosen, stamps.augmented(chosen, cfg.augment, partial(_draws, run, epoch, number))
 
     for number, chosen in enumerate(batches(order[: run.rows], cfg.batch_size)):
         yield partial(make, number, chosen)

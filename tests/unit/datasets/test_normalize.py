@@ -60,6 +60,15 @@ def test_a_triplet_does_not_depend_on_its_batch(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", IDS)
+def test_the_result_goes_into_the_memory_that_is_given(name: str) -> None:
+    stamps = triplets(11)
+    stamps[3, 0, :9] = np.nan
+    memory = np.full_like(stamps, np.nan)
+    assert normalize(stamps, name, out=memory) is memory
+    np.testing.assert_array_equal(memory, normalize(stamps, name))
+
+
+@pytest.mark.parametrize("name", IDS)
 @pytest.mark.parametrize("turn", [lambda s: s[..., ::-1], lambda s: s[..., ::-1, :], lambda s: np.rot90(s, axes=(2, 3))])
 def test_flips_and_quarter_turns_commute_with_it(name: str, turn) -> None:  # type: ignore[no-untyped-def]
     stamps = triplets()

@@ -56,6 +56,14 @@ def test_rows_come_back_in_the_asked_order_across_shards(tmp_path: Path) -> None
     np.testing.assert_array_equal(store.stamps(slice(2, 7))[:, 2, 1, 1], np.arange(2, 7))
 
 
+def test_rows_are_read_into_the_memory_that_is_given(tmp_path: Path) -> None:
+    store = write(tmp_path / "s", [3, 6, 1])
+    memory = np.empty((3, 3, 63, 63), np.float32)
+    asked = np.array([8, 1, 2])
+    assert store.stamps(asked, memory) is memory
+    np.testing.assert_array_equal(memory, store.stamps(asked))
+
+
 def test_bytes_do_not_depend_on_how_rows_were_batched(tmp_path: Path) -> None:
     first, second = write(tmp_path / "a", [3, 6, 1]), write(tmp_path / "b", [10])
     assert contents(tmp_path / "a") == contents(tmp_path / "b")

@@ -23,8 +23,8 @@ class ToyStore:
     array: np.ndarray
     digest: str = "toy"
 
-    def stamps(self, indices: Any) -> np.ndarray:
-        return self.array[np.asarray(indices)]
+    def stamps(self, indices: Any, out: np.ndarray | None = None) -> np.ndarray:
+        return np.take(self.array, np.asarray(indices), axis=0, out=out)
 
 
 def toy_store(count: int, seed: int = 0) -> ToyStore:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from scipy.fft import dct
 
 from astrid.core.runtime import rng_for
-from astrid.learning.effects import _white, distort, plan
+from astrid.learning.effect_tables import gaussians, lost_noise, places_of_white, white
+from astrid.learning.effects import distort, plan
 
 NAMES = ("subpixel", "gain", "blur", "background", "gradient", "noise", "border", "cores")
 STRONG = {"subpixel": 0.5, "gain": 0.1, "blur": 0.7, "background": 20.0, "gradient": 2.0, "noise": 0.5, "border": 20.0, "cores": 6.0}
@@ -52,7 +54,9 @@ def all_struck(cfg, count: int, seed: int = 0):
 
 
 def after(seen: Observed, cfg, seed: int = 0) -> np.ndarray:
-    return distort(seen.stamps, seen.signs, cfg, all_struck(cfg, len(seen.stamps), seed))
+    out = seen.stamps.copy()
+    distort(out, seen.signs, cfg, all_struck(cfg, len(out), seed))
+    return out
 
 
 def snr(stamps: np.ndarray) -> np.ndarray:
@@ -109,14 +113,12 @@ def test_the_stamps_stay_one_observation(augment_config, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_masked_pixels_stay_masked_and_the_input_as_it_is(augment_config, name):
+def test_masked_pixels_stay_masked_and_the_others_measured(augment_config, name):
     seen = observed(8)
     seen.stamps[:, :, :, 50:] = np.nan
     seen.stamps[0, 1] = np.nan
     seen.stamps[1] = np.inf
-    before = seen.stamps.copy()
     out = after(seen, augment_config(share=1.0, **{name: STRONG[name]}))
-    np.testing.assert_array_equal(seen.stamps, before)
     assert out.dtype == np.float32
     assert np.isnan(out[:, :, :, 51:]).all()
     assert np.isnan(out[0, 1]).all()
@@ -234,7 +236,8 @@ def test_noise_lowers_the_snr_as_predicted(augment_config):
 
 
 def test_white_noise_is_gaussian_uncorrelated_and_new_each_time():
-    drawn = _white(400, np.random.default_rng(0)).astype(np.float64)
+    strength, places = np.full(400, 2, np.float32), places_of_white(400, np.random.default_rng(0))
+    drawn = white(strength, places).reshape(400, 63, 63).astype(np.float64) / 2
     assert np.abs(drawn.mean(axis=(1, 2))).max() < 4.5 / 63
     assert drawn.std() == pytest.approx(1.0, abs=0.01)
     assert np.mean(drawn**4) == pytest.approx(3.0, abs=0.05)
@@ -244,7 +247,36 @@ def test_white_noise_is_gaussian_uncorrelated_and_new_each_time():
     between = np.corrcoef(flat) - np.eye(400)
     assert np.abs(between).max() < 0.1
     assert len(np.unique(flat[:, 0])) > 390
-    np.testing.assert_array_equal(_white(400, np.random.default_rng(0)), drawn.astype(np.float32))
+    np.testing.assert_array_equal(places, places_of_white(400, np.random.default_rng(0)))
+
+
+def test_the_noise_that_a_blur_takes_is_what_comes_back():
+    """White noise after the blur, with that noise beside it, has the power of white noise at every frequency."""
+    matrices, _ = gaussians(0.7)
+    fields = lost_noise(0.7)
+    assert fields[0].std() == 0
+    white = np.random.default_rng(0).standard_normal((200, 63, 63))
+    cosines = dct(np.eye(63), norm="ortho", axis=0)
+    for width in (4, 10, 16):
+        blurred = matrices[width] @ white @ matrices[width].T
+        lost = fields[width, :512, :512]
+        windows = lost[: 63 * 8, : 63 * 8].reshape(8, 63, 8, 63).swapaxes(1, 2).reshape(-1, 63, 63)
+        power = sum(np.mean((cosines @ images @ cosines.T) ** 2, axis=0) for images in (blurred, windows))
+        blocks = power[:60, :60].reshape(6, 10, 6, 10).mean(axis=(1, 3))
+        np.testing.assert_allclose(blocks, 1, atol=0.06)
+    np.testing.assert_array_equal(fields[:, :62, :62], fields[:, 512:, 512:])
+
+
+def test_a_blur_is_that_of_its_gaussian():
+    matrices, weights = gaussians(0.8)
+    line = np.exp(-((np.arange(63) - 31.3) ** 2) / (2 * 1.5**2))
+    for width, sigma in zip((0, 8, 16), (0.0, 0.4, 0.8), strict=True):
+        wide = np.hypot(1.5, sigma)
+        expected = 1.5 / wide * np.exp(-((np.arange(63) - 31.3) ** 2) / (2 * wide**2))
+        np.testing.assert_allclose(matrices[width] @ line, expected, atol=1e-5)
+        np.testing.assert_allclose(matrices[width].sum(axis=1), 1, atol=1e-6)
+    assert weights.shape == (17, 29)
+    np.testing.assert_allclose(weights.sum(axis=1), weights[0].sum(), rtol=1e-5)
 
 
 def test_noise_is_measured_where_neighbours_do_not_count(augment_config):

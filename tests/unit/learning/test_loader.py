@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 
@@ -7,9 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from astrid.config.schema.train import AugmentConfig
+from astrid.config.validate import validate
 from astrid.core.errors import DataSetError
 from astrid.core.runtime import rng_for
 from astrid.datasets.normalize import normalize
+from astrid.learning.augment import Moves
 from astrid.learning.effects import distort, plan
 from astrid.learning.loader import NormalizedStamps, ahead, batches, class_weights, epoch_order, open_stamps, select, stretch_of
 
@@ -108,16 +112,55 @@ def test_effects_act_on_raw_stamps_and_leave_the_others(toy, augment_config, cac
         return rng_for(3, effect)
 
     touched = plan(cfg, 50, draws).touched
-    out = stamps.distorted(positions, cfg, draws).numpy()
+    out = stamps.augmented(positions, cfg, draws).numpy()
     plain = stamps.batch(positions).numpy()
     untouched = np.setdiff1d(np.arange(50), touched)
     np.testing.assert_array_equal(out[untouched], plain[untouched])
     chosen = rows[positions[touched]]
-    expected = distort(toy.array[chosen], toy.table["sign"].to_numpy()[chosen], cfg, plan(cfg, 50, draws))
+    expected = toy.array[chosen]
+    distort(expected, toy.table["sign"].to_numpy()[chosen], cfg, plan(cfg, 50, draws))
     np.testing.assert_array_equal(out[touched], normalize(expected, name))
     assert 5 < len(touched) < 40
     assert (out[touched] != plain[touched]).any(axis=(1, 2, 3)).all()
     np.testing.assert_array_equal(stamps.batch(positions).numpy(), plain)  # what is kept in memory stays as it was measured
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1e9])
+def test_every_kind_of_augmentation_is_done_and_the_result_does_not_depend_on_the_threads(toy, everything, cache_bytes):
+    cfg = validate(AugmentConfig, everything, path="train.augment")
+    stamps = NormalizedStamps(toy, np.arange(64), "asinh_noise.v1", cache_bytes=cache_bytes)
+    orders = [np.random.default_rng(number).permutation(64)[:48] for number in range(12)]
+
+    def job(number):
+        return lambda: stamps.augmented(orders[number], cfg, lambda effect: rng_for(3, effect, number)).numpy().copy()
+
+    made = {threads: list(ahead(map(job, range(12)), threads)) for threads in (0, 1, 3)}
+    for threads in (1, 3):
+        np.testing.assert_array_equal(made[threads], made[0])
+
+    def draws(effect):
+        return rng_for(3, effect, 5)
+
+    plain = NormalizedStamps(toy, orders[5], "asinh_noise.v1", cache_bytes=cache_bytes)
+    expected = np.empty_like(made[0][5])
+    off = dataclasses.replace(cfg, turns="none", shift=0, swap=0.0)
+    Moves.draw(cfg, 48, draws).apply(enumerate(plain.augmented(np.arange(48), off, draws).numpy()), expected)
+    np.testing.assert_array_equal(made[0][5], expected)
+
+
+def test_a_batch_that_is_held_keeps_its_values_and_one_that_is_not_gives_its_memory_back(toy, everything):
+    cfg = validate(AugmentConfig, everything, path="train.augment")
+    stamps = NormalizedStamps(toy, np.arange(64), "l2.v1", cache_bytes=0)
+    places = np.arange(32)
+    held = stamps.batch(places)
+    part = stamps.batch(places + 10)[3:5].numpy()[:, 1:]
+    for number in range(5):
+        stamps.augmented(places + number, cfg, lambda effect: rng_for(1, effect))
+    np.testing.assert_array_equal(held.numpy(), normalize(toy.array[:32], "l2.v1"))
+    np.testing.assert_array_equal(part, normalize(toy.array[13:15], "l2.v1")[:, 1:])
+    address = held.data_ptr()
+    del held
+    assert stamps.batch(places).data_ptr() == address
 
 
 @pytest.mark.parametrize("threads", [0, 1, 3])

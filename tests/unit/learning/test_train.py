@@ -120,7 +120,7 @@ def test_test_stamps_are_not_read(toy, splits, make_model, make_train):
     toy.array[40:48] = 1e6
     read: list[int] = []
     stamps = toy.stamps
-    toy.stamps = lambda indices: read.extend(map(int, indices)) or stamps(indices)
+    toy.stamps = lambda indices, *memory: read.extend(map(int, indices)) or stamps(indices, *memory)
     train_from(toy, splits, make_model(**SMALL), make_train(epochs=1, balance="sampling", optimizer="adam"))
     assert set(read) == {*range(40), *range(48, 64)}
 
@@ -128,7 +128,7 @@ def test_test_stamps_are_not_read(toy, splits, make_model, make_train):
 def test_an_epoch_may_visit_a_part_of_the_set_another_each_time(toy, splits, make_model, make_train):
     read: list[int] = []
     stamps = toy.stamps
-    toy.stamps = lambda indices: read.extend(map(int, indices)) or stamps(indices)
+    toy.stamps = lambda indices, *memory: read.extend(map(int, indices)) or stamps(indices, *memory)
     result = train_from(toy, splits, make_model(**SMALL), make_train(epochs=3, epoch_rows=20, cache_mb=0, loaders=0))
     training = [row for row in read if row < 48][1:]  # the first gives the shape
     assert len(training) == 3 * 20
