@@ -1,6 +1,7 @@
 """Every figure of the benchmarks by one command: speed as ratios to bare transforms of the same run, quality against theory, peers beside.
 
-    python benchmarks/run.py [--quick] [--only subtraction,alignment,extraction,memory,pair,hosts,psf,store,loading,acquisition,peers] [--seeds 5]
+    python benchmarks/run.py [--quick] [--only subtraction,alignment,extraction,memory,pair,hosts,psf,store,loading,acquisition,peers]
+    [--seeds 5]
 
 Prints the tables, and writes reports/benchmarks.json, .html and .png; with --only, the other tables of an earlier run are kept.
 The peers need an environment of their own (make bench-peers); without it they are named as not run.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import pandas as pd
 import pytest
 
 from astrid.core.errors import InputError
-from astrid.io.archive_tables import OUTCOMES, QUESTIONS
+from astrid.io.archive_tables import MANIFEST, OUTCOMES, QUESTIONS
 from astrid.io.shards import TripletStore
 from astrid.io.tables import EXPOSURES, PAIRS, read_table
 from astrid.stages import acquire, catalog, search
+from support.archive_server.faults import Fault, none
 from support.archive_server.missions import Content, Supernova, product
 from support.archive_server.queries import Observation, PretendSky, observation
 from support.archive_server.server import DOWNLOAD, ArchiveServer, files
@@ -76,7 +78,7 @@ def server() -> Iterator[ArchiveServer]:
 
 
 @pytest.fixture
-def prepared(tmp_path: Path, server: ArchiveServer) -> Callable[..., Path]:
+def prepared(tmp_path: Path, server: ArchiveServer) -> Iterator[Callable[..., Path]]:
     def prepare(text: str = CATALOGUE, *overrides: str) -> Path:
         project = new_project(tmp_path / "project")
         (project / "events.csv").write_text(text)
@@ -87,7 +89,8 @@ def prepared(tmp_path: Path, server: ArchiveServer) -> Callable[..., Path]:
         )  # fmt: skip
         return project
 
-    return prepare
+    yield prepare
+    server.plan = none
 
 
 def test_a_catalogue_becomes_labelled_triplets(prepared: Callable[..., Path], server: ArchiveServer) -> None:
@@ -96,7 +99,7 @@ def test_a_catalogue_becomes_labelled_triplets(prepared: Callable[..., Path], se
     outcomes = read_table(project / "data/pairs/outcomes.parquet", OUTCOMES).set_index("object_id")
     assert outcomes["why"].to_dict() == {
         "SN 2014A": "", "SN 2014B": "", "SN 2014C": "no reference before", "SN 2014D": "no date", "SN 2014E": "nothing in the archive",
-        "SN 2014F": "filters differ", "SN 2014G": "header disagrees", "SN 2014H": "download failed",
+        "SN 2014F": "filters differ", "SN 2014G": "header disagrees", "SN 2014H": "not delivered",
     }  # fmt: skip
     assert "filter UVM2, the archive says UVW1" in outcomes["reason"]["SN 2014G"]
     assert outcomes["stage"].to_dict()["SN 2014A"] == "paired"
@@ -144,6 +147,78 @@ def test_no_pair_at_all_is_one_sentence_with_the_table_written(prepared: Callabl
     assert (outcomes["reason"] != "").all()
     assert (project / "reports/acquire.html").is_file()
     assert any((project / "data/raw/swift/SN-2014G").rglob("*_sk.img.gz"))  # kept: the next run need not fetch them again
+
+
+def test_no_file_at_all_is_said_with_the_reason_of_the_first(prepared: Callable[..., Path], server: ArchiveServer) -> None:
+    project = prepared("\n".join([*CATALOGUE.splitlines()[:3], ""]), "survey.archive.download.budget_gb=1e-6")
+    server.forget()
+    with inside(project):
+        catalog.main()
+        search.main()
+        with pytest.raises(InputError, match=r"none of 2 events has a usable pair, 2 of them by 'beyond the budget', the first: sw\w+"):
+            acquire.main()
+    outcomes = read_table(project / "data/pairs/outcomes.parquet", OUTCOMES)
+    assert outcomes["why"].tolist() == ["beyond the budget"] * 2
+    assert (project / "reports/acquire.html").is_file()
+    assert server.counts[DOWNLOAD] == 0
+
+
+def test_a_file_service_that_is_down_is_said_with_the_way_on(prepared: Callable[..., Path]) -> None:
+    project = prepared(
+        "\n".join([*CATALOGUE.splitlines()[:3], ""]), "survey.archive.download.server=http://127.0.0.1:1", "survey.archive.download.retries=0"
+    )
+    with inside(project):
+        catalog.main()
+        search.main()
+        with pytest.raises(InputError, match=r"by 'download failed'.* 8 of 8 files could not be transferred.*type the same command again"):
+            acquire.main()
+
+
+def test_what_failed_in_passing_ends_the_stages_until_it_is_there(prepared: Callable[..., Path], server: ArchiveServer) -> None:
+    # A place that is not answered and then a file that does not come: all else is done, and the same stages again ask for these alone.
+    lines = CATALOGUE.splitlines()
+    project = prepared("\n".join([*lines[:3], ""]), "survey.archive.download.retries=1")
+    pairs, raw, manifest = (project / path for path in ("data/pairs/pairs.parquet", "data/raw", "data/manifest"))
+    with inside(project):
+        catalog.main()
+        server.plan = failing("40.2503")
+        with pytest.raises(InputError, match=r"1 of 2 questions have no answer, and survey\.archive\.search\.accept_failed accepts 0.05"):
+            search.main()
+        assert set(read_table(manifest / "manifest.parquet", MANIFEST)["object_id"]) == {"SN 2014A"}
+        server.plan = failing("00030660002uw1_sk", "00030660002uuu_sk")
+        server.forget()
+        search.main()
+        assert not [path for path in server.asked if "210.8021" in path]
+        with pytest.raises(InputError, match=r"1 of 8 files could not be transferred, and survey\.archive\.download\.accept_failed"):
+            acquire.main()
+        assert (read_table(pairs, PAIRS)["status"] == "ok").sum() == 1
+        outcome = read_table(project / "data/pairs/outcomes.parquet", OUTCOMES).set_index("object_id")["why"]
+        assert outcome.to_dict() == {"SN 2014A": "", "SN 2014B": "download failed"}
+        server.plan = none
+        server.forget()
+        acquire.main()
+        assert server.total == 1
+    assert (read_table(pairs, PAIRS)["status"] == "ok").sum() == 2
+    there = products(raw) | products(manifest) | products(project / "data/pairs")
+
+    shutil.rmtree(project)  # no fault at all leaves the same
+    run_stages(prepared("\n".join([*lines[:3], ""]), "survey.archive.download.retries=1"), ("catalog", "search", "acquire"))
+    assert products(raw) | products(manifest) | products(project / "data/pairs") == there
+
+
+def failing(*words: str) -> Callable[[str, int], Fault | None]:
+    """A plan by which requests that hold one of the words are never answered."""
+    return lambda request, _attempt: Fault("500") if any(word in request for word in words) else None
+
+
+def test_a_share_of_failures_can_be_accepted(prepared: Callable[..., Path], server: ArchiveServer) -> None:
+    lines = CATALOGUE.splitlines()
+    half = ("survey.archive.download.retries=1", "survey.archive.search.accept_failed=0.5", "survey.archive.download.accept_failed=0.5")
+    project = prepared("\n".join([*lines[:3], *lines[7:8], ""]), *half)
+    server.plan = failing("40.2503", "00030710001")
+    run_stages(project, ("catalog", "search", "acquire"))
+    outcome = read_table(project / "data/pairs/outcomes.parquet", OUTCOMES).set_index("object_id")["why"]
+    assert outcome.to_dict() == {"SN 2014A": "", "SN 2014B": "no answer", "SN 2014G": "header disagrees"}
 
 
 def test_every_epoch_where_all_are_wanted(prepared: Callable[..., Path]) -> None:

@@ -147,6 +147,26 @@ def hst(folder: Path, *, infrared: bool = False) -> Path:
     return save(folder / ("ibxx01_flt.fits" if infrared else "ibxx02_flc.fits"), *hdus)
 
 
+def with_tables(path: Path, shift: float = 0.4) -> Path:
+    """A frame with the distortions that HST keeps in tables (CPDISj, D2IMDISj): each moves y by `shift` px, and x by nothing."""
+    with fits.open(path) as hdus:
+        for number, name in enumerate(("WCSDVARR", "D2IMARR")):
+            kind, parameters = (("CPDIS", "DP"), ("D2IMDIS", "D2IM"))[number]
+            for axis in (1, 2):
+                table = fits.ImageHDU(np.full((4, 4), shift * (axis - 1), np.float32), name=name, ver=axis)
+                table.header.update({f"{card}{side}": value for side in (1, 2) for card, value in _TABLE.items()})
+                hdus.append(table)
+                for header in (hdu.header for hdu in hdus if hdu.name == "SCI"):
+                    header[f"{kind}{axis}"] = "LOOKUP"
+                    for word in (f"EXTVER: {axis}", "NAXES: 2", "AXIS.1: 1", "AXIS.2: 2"):
+                        header.append(fits.Card(f"{parameters}{axis}", word), end=True)
+        hdus.writeto(path, overwrite=True)
+    return path
+
+
+_TABLE = {"CRPIX": 1.0, "CRVAL": 1.0, "CDELT": SIZE / 3}
+
+
 def hst_drizzled(folder: Path) -> Path:
     rng = np.random.default_rng(9)
     weight = np.full((SIZE, SIZE), 1000.0)

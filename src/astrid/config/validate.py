@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ArgsKwargs
 
 from astrid.core.errors import ConfigError
 
@@ -37,8 +38,10 @@ def _sentence(section: type[Any], error: Any, where: str, *, more: int) -> str:
         return f"{where} is not a configuration key{hint}{tail}"
     if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"{where} is missing; add it to its file under conf/.{tail}"
-    message = error["msg"][0].lower() + error["msg"][1:]
-    return f"{where} = {error['input']!r} is not allowed: {message.removeprefix('value error, ')}.{tail}"
+    message = (error["msg"][0].lower() + error["msg"][1:]).removeprefix("value error, ")
+    if isinstance(error["input"], Mapping | ArgsKwargs):  # values that do not go together: the message names them
+        return f"{where} is not allowed: {message}.{tail}"
+    return f"{where} = {error['input']!r} is not allowed: {message}.{tail}"
 
 
 def _keys_at(section: Any, location: tuple[Any, ...]) -> list[str]:

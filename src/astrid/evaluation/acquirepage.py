@@ -28,6 +28,7 @@ _STAGE_NAMES = {
 }
 _EXAMPLES = 3  # of each reason
 _MOST_ROWS, _LEAST_YEARS, _MOST_YEARS = 40, 9, 40  # of the yield picture
+_DARK = 0.6  # of the scale of shades; ink on darker ones is white
 _DAY_ZERO = np.datetime64("1858-11-17")  # MJD 0
 
 
@@ -104,9 +105,10 @@ def yield_figure(table: pd.DataFrame) -> Figure:
             grid[place[line.mission, line.filter], int(line.year - years[0])] = line.pairs
     figure = new_figure(11.4, 1.1 + 0.34 * max(len(rows), 2))
     axes = figure.add_subplot()
-    axes.imshow(np.where(grid > 0, grid, np.nan), cmap=SHADES, norm=LogNorm(0.5, max(grid.max(initial=1), 2.0)), aspect="auto")
+    shade = LogNorm(0.5, max(grid.max(initial=1), 2.0))
+    axes.imshow(np.where(grid > 0, grid, np.nan), cmap=SHADES, norm=shade, aspect="auto")
     for row, column in zip(*np.nonzero(grid), strict=True):
-        ink = "white" if grid[row, column] > 0.3 * grid.max() and grid.max() > 2 else INK
+        ink = "white" if shade(grid[row, column]) > _DARK else INK
         axes.text(column, row, f"{int(grid[row, column])}", ha="center", va="center", fontsize=8, color=ink)
     totals = grid.sum(axis=1).astype(int)
     axes.set_yticks(range(len(rows)), [f"{mission} {band}   {total:,}" for (mission, band), total in zip(rows, totals, strict=True)])

@@ -36,10 +36,10 @@ QUESTIONS = Table(
         ("object_id", "str", "", "the event"),
         ("mission", "str", "", "the mission"),
         ("key", "str", "", "digest of all that the answer depends on: position, windows, radius, archive"),
-        ("status", "str", "", "answered or failed"),
+        ("status", "str", "", "answered; failed, which is asked again; or not asked, as it cannot be"),
         ("observations", "int", "", "found"),
         ("products", "int", "", "rows in the manifest"),
-        ("reason", "str", "", "one sentence where it failed or could not be asked"),
+        ("reason", "str", "", "one sentence where it is not answered"),
     ),
     ("object_id", "mission", "key", "status"),
 )

@@ -21,8 +21,9 @@ from astrid.core.dq import DQ
 from astrid.core.errors import InputError
 from astrid.core.records import Calibrated, Difference, DQImage, ExposureInfo, FloatImage, Psf
 from astrid.io.checked import LargePlane, compressed, verify_sums, write_hdus
-from astrid.io.images import celestial_wcs, damage_as_errors, one_line, quiet_wcs, read_frames, read_image, read_plane
+from astrid.io.images import damage_as_errors, read_frames, read_image, read_plane
 from astrid.io.planes import LARGE, DiskPlane
+from astrid.io.wcs import celestial_wcs, one_line, quiet_wcs
 
 __all__ = [
     "celestial_wcs",
@@ -244,6 +245,7 @@ def _joined(*headers: fits.Header) -> fits.Header:
 
 
 def _wcs_header(wcs: WCS) -> fits.Header:
+    """The WCS as cards; distortions that lie in tables (HST's, less than a pixel) are not kept in a product."""
     with quiet_wcs():
         header = wcs.to_header(relax=True)
     for card in list(header):

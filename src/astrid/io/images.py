@@ -15,7 +15,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.io.fits.verify import VerifyError, VerifyWarning
 from astropy.utils.exceptions import AstropyUserWarning
-from astropy.wcs import WCS, FITSFixedWarning
+from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from astrid.core.archive import Archive, Identity
@@ -26,6 +26,7 @@ from astrid.io.amplifiers import mosaic, numbered_amplifiers
 from astrid.io.headers import header_number
 from astrid.io.missions import Companions, Mission, mission_of
 from astrid.io.missions._base import is_image
+from astrid.io.wcs import celestial_wcs, one_line
 
 COMPANIONS = ("bias", "dark", "flat", "mask", "noise", "variance", "exposure", "psf")  # files that may lie beside an exposure
 LEAST_SIZE = 16  # px a side: below it no PSF and no sky can be measured
@@ -110,7 +111,7 @@ def list_exposures(path: Path, hdu: str = "") -> list[Listing]:
         mission = mission_of(hdus)
         if mission is None:
             data, header, _ = _generic(hdus, hdu, path)
-            wcs = celestial_wcs(header, source=str(path))
+            wcs = celestial_wcs(header, source=str(path), hdus=hdus)
             return [Listing(hdu, header, wcs, _sky_image(data, path).shape, None, {})]
         headers = [one.header for one in hdus]
         numbers = mission.images(headers) if not hdu else [_numbered(hdus, hdu, path)]
@@ -121,7 +122,7 @@ def list_exposures(path: Path, hdu: str = "") -> list[Listing]:
         for number in numbers:
             header = _completed(headers[number], headers[0])
             product = mission.read(hdus, number, header, Companions())
-            wcs = _cropped(celestial_wcs(header, source=str(path)), product.crop)
+            wcs = _cropped(celestial_wcs(header, source=str(path), hdus=hdus), product.crop)
             shape = _sky_image(product.data, path).shape
             name = hdu if hdu else str(number) if len(numbers) > 1 else ""
             listings.append(Listing(name, header, wcs, (shape[0], shape[1]), product.archive.identity, siblings))
@@ -148,8 +149,7 @@ def read_frames(
     A raw frame may hold several amplifiers, in one image or in extensions of one detector.
     """
     given = {"mask": mask, "variance": variance, "exposure": exposure}
-    data, header, amplifiers, archive, crop = _read_exposure(path, hdu, {kind: name for kind, name in given.items() if name is not None})
-    wcs = _cropped(celestial_wcs(header, source=str(path)), crop)
+    data, header, wcs, amplifiers, archive = _read_exposure(path, hdu, {kind: name for kind, name in given.items() if name is not None})
     shape = (data.shape[0], data.shape[1])
     masters = {"bias": bias, "dark": dark, "flat": flat}
     frames = {kind: _master(name, kind) for kind, name in masters.items() if name is not None}
@@ -198,13 +198,13 @@ def _master(path: Path, kind: str) -> _Master:
     return _Master(array.astype(np.float32), variance, float("nan") if exptime is None else exptime)
 
 
-def _read_exposure(path: Path, hdu: str, companions: Mapping[str, Path]) -> tuple[FloatImage, fits.Header, Any, Archive | None, Any]:
+def _read_exposure(path: Path, hdu: str, companions: Mapping[str, Path]) -> tuple[FloatImage, fits.Header, WCS, Any, Archive | None]:
     _must_exist(path)
     with damage_as_errors(path), fits.open(path, memmap=False) as hdus:
         mission = mission_of(hdus)
         if mission is None:
             data, header, amplifiers = _generic(hdus, hdu, path)
-            return _sky_image(data, path), header, amplifiers, None, None
+            return _sky_image(data, path), header, celestial_wcs(header, source=str(path), hdus=hdus), amplifiers, None
         headers = [one.header for one in hdus]
         number = _numbered(hdus, hdu, path) if hdu else _longest(mission, headers, path)
         header = _completed(headers[number], headers[0])
@@ -222,7 +222,8 @@ def _read_exposure(path: Path, hdu: str, companions: Mapping[str, Path]) -> tupl
                 raise InputError(
                     f"the {what} of {path} has {_size(plane.shape)} pixels but its image has {_size(product.data.shape)}; give its own."
                 )
-        return _sky_image(product.data, path), header, (), product.archive, product.crop
+        wcs = _cropped(celestial_wcs(header, source=str(path), hdus=hdus), product.crop)
+        return _sky_image(product.data, path), header, wcs, (), product.archive
 
 
 def _companion_plane(path: Path, kind: str, mission: Mission, header: fits.Header, number: int) -> tuple[NDArray[Any], fits.Header]:
@@ -272,33 +273,6 @@ def _cropped(wcs: WCS, crop: Any) -> WCS:
 def _must_exist(path: Path) -> None:
     if not path.is_file():
         raise InputError(f"{path} is a folder; name a FITS file." if path.is_dir() else f"{path} does not exist; correct the path.")
-
-
-def celestial_wcs(header: fits.Header, *, source: str) -> WCS:
-    """The two-dimensional celestial WCS of a header (TAN, SIP, TPV, CD or PC matrices).
-
-    Raises `InputError` when there is none, or when it does not map the image's centre to the sky.
-    """
-    for card in ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2"):  # astropy takes 0 for a value that is no number
-        if isinstance(header.get(card), str | bool):
-            raise InputError(f"{source} has {card} = {header[card]!r}, which is no number; correct the header.")
-    with quiet_wcs():
-        try:
-            wcs = WCS(header, naxis=2)
-            centre = wcs.wcs_pix2world([[header.get("NAXIS1", 1) / 2, header.get("NAXIS2", 1) / 2]], 0) if wcs.has_celestial else None
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{source} has a broken WCS ({one_line(error)}); solve its astrometry first.") from error
-    if centre is None or not np.isfinite(centre).all():
-        raise InputError(f"{source} has no celestial WCS (CTYPE1 = {header.get('CTYPE1')!r}); solve its astrometry first.")
-    return wcs
-
-
-@contextmanager
-def quiet_wcs() -> Iterator[None]:
-    """Without astropy's remarks on dates and units that it repaired in memory."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FITSFixedWarning)
-        yield
 
 
 def _read_array(path: Path, hdu: str) -> tuple[NDArray[Any], fits.Header]:
@@ -360,8 +334,3 @@ def _completed(header: fits.Header, primary: fits.Header) -> fits.Header:
 
 def _size(shape: Sequence[int]) -> str:
     return " x ".join(map(str, reversed(shape)))
-
-
-def one_line(error: BaseException) -> str:
-    """The first sentence of an exception's message, on one line."""
-    return " ".join(str(error).split()).split(". ")[0].rstrip(".")[:200]

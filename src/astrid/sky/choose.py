@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,18 +20,20 @@ from astrid.config.schema.archive import ChooseConfig
 from astrid.config.schema.survey import PairRule
 from astrid.io.archive_tables import CHOSEN
 from astrid.io.tables import conform
-from astrid.sky.footprints import inside, overlap, parse_region
+from astrid.sky.footprints import forget, inside, overlap, parse_region
 
 # What kept an event from a pair, in the order of the way there: the later one is named where groups ended differently.
 WHYS = (
     "no date", "not asked", "no answer", "nothing in the archive", "too short", "no reference before", "no science in the window",
-    "filters differ", "no overlap", "not inside", "not public", "too large", "beyond the budget", "download failed", "file broken",
-    "header disagrees", "pairing refused",
+    "filters differ", "no overlap", "not inside", "not public", "too large", "beyond the budget", "not delivered", "download failed",
+    "file broken", "header disagrees", "pairing refused",
 )  # fmt: skip
 PUBLIC = "public"
 _Row = dict[str, Any]  # of the MANIFEST
+_ORDER = ["object_id", "mission", "role", "obs_id", "filename"]
 _MOST_TRIED = 40  # observations of either role that the sentence about a missing overlap looks at, the deepest
-_CLEAR = re.compile(r"^(CLEAR\w*|N/?A|NONE|OPEN|)$")
+_CLEAR = re.compile(r"^(CLEAR\w*|NONE|OPEN|)$")
+_BETWEEN = re.compile(r"[;,/+\s]+|-(?=F\d)")  # the elements of a filter's name: F606W;CLEAR2L, F444W;F405N, F555W-F606W
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,13 +70,13 @@ class _Event:
         return max(self.precision - 1.0, 0.0) if np.isfinite(self.precision) else 0.0
 
 
-def choose(manifest: pd.DataFrame, catalog: pd.DataFrame, cfg: ChooseConfig, pair: PairRule) -> Choice:
+def choose(manifest: pd.DataFrame | Iterable[pd.DataFrame], catalog: pd.DataFrame, cfg: ChooseConfig, pair: PairRule) -> Choice:
     """Choose science and reference observations of every event, mission, instrument and filter.
 
     Parameters
     ----------
     manifest
-        MANIFEST rows.
+        MANIFEST rows, or tables of them, each with all rows of its events: one after the other is held in memory.
     catalog
         CATALOG rows; an event of the manifest that is not in it, or has no date, gets nothing.
     cfg, pair
@@ -90,9 +92,23 @@ def choose(manifest: pd.DataFrame, catalog: pd.DataFrame, cfg: ChooseConfig, pai
         str(row.Index): _Event(str(row.Index), row.s_ra, row.s_dec, row.discovery_mjd, row.discovery_precision)
         for row in known.itertuples()
     }
+    tables: list[pd.DataFrame] = []
+    fates: list[dict[str, object]] = []
+    for part in [manifest] if isinstance(manifest, pd.DataFrame) else manifest:
+        chosen, ended = _choose_part(part, events, cfg, pair)
+        tables += [_table(chosen)] if chosen else []
+        fates += ended
+    columns = ["object_id", "mission", "observations", "chosen", "why", "reason"]
+    return Choice(_sorted(pd.concat(tables, ignore_index=True)) if tables else _table([]), pd.DataFrame(fates, columns=columns))
+
+
+def _choose_part(
+    part: pd.DataFrame, events: Mapping[str, _Event], cfg: ChooseConfig, pair: PairRule
+) -> tuple[list[_Row], list[dict[str, object]]]:
+    """The wanted rows of some events, and a row of `Choice.fates` for each event and mission."""
     chosen: list[_Row] = []
     fates: list[dict[str, object]] = []
-    for (name, mission), frame in manifest.groupby(["object_id", "mission"], sort=True):
+    for (name, mission), frame in part.groupby(["object_id", "mission"], sort=True):
         rows: list[_Row] = frame.to_dict("records")
         images = [row for row in rows if row["kind"] != "companion"]
         event = events.get(str(name))
@@ -104,8 +120,9 @@ def choose(manifest: pd.DataFrame, catalog: pd.DataFrame, cfg: ChooseConfig, pai
         chosen += files
         row = {"object_id": name, "mission": mission, "observations": len({image["obs_id"] for image in images}), "chosen": len(files)}
         fates.append({**row, "why": fate.why if fate else "", "reason": fate.reason if fate else ""})
-    columns = ["object_id", "mission", "observations", "chosen", "why", "reason"]
-    return Choice(_table(chosen), pd.DataFrame(fates, columns=columns))
+        _region_share.cache_clear()  # no other event has these footprints
+        forget()
+    return chosen, fates
 
 
 def _undated(name: str) -> tuple[list[tuple[str, _Row]], Fate | None]:
@@ -114,9 +131,11 @@ def _undated(name: str) -> tuple[list[tuple[str, _Row]], Fate | None]:
 
 def _table(rows: Sequence[_Row]) -> pd.DataFrame:
     frame = pd.DataFrame(list(rows), columns=[column.name for column in CHOSEN.columns])
-    order = ["object_id", "mission", "role", "obs_id", "filename"]
-    frame = frame.drop_duplicates(order).sort_values(order, kind="stable", ignore_index=True)
-    return conform(frame, CHOSEN, source="the choice")
+    return conform(_sorted(frame.drop_duplicates(_ORDER)), CHOSEN, source="the choice")
+
+
+def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.sort_values(_ORDER, kind="stable", ignore_index=True)
 
 
 def _with_companions(image: _Row, role: str, rows: Sequence[_Row]) -> list[_Row]:
@@ -168,9 +187,13 @@ def _end(row: _Row) -> float:
 
 @lru_cache(maxsize=4096)
 def filter_key(name: str) -> str:
-    """One spelling of a filter's name: lower case, its elements in order, without those that are clear ("CLEAR1L;F814W" -> "f814w")."""
-    words = [word.split(".")[0] for word in re.split(r"[;,/+\s]+", name.strip().upper())]
-    return "+".join(sorted({word for word in words if not _CLEAR.match(word)})).lower() or name.strip().lower()
+    """One spelling of a filter's name: lower case, its elements in order, without those that are clear.
+
+    "CLEAR1L;F814W" and "F814W;CLEAR2L" are "f814w", "F444W;F405N" and "F405N;F444W" are "f405n+f444w"; clear alone is "clear".
+    """
+    words = [word.split(".")[0] for word in _BETWEEN.split(re.sub(r"\bN/A\b", "", name.strip().upper()))]
+    key = "+".join(sorted({word for word in words if not _CLEAR.match(word)})).lower()
+    return key or ("clear" if any(word.startswith("CLEAR") for word in words) else name.strip().lower())
 
 
 @lru_cache(maxsize=8192)

@@ -91,6 +91,12 @@ def overlap(one: Footprint, other: Footprint) -> float:
     return float(weights[_covered(against, points)].sum() / total) if total > 0 else 0.0
 
 
+def forget() -> None:
+    """Empty the memories of regions that were read and measured."""
+    parse_region.cache_clear()
+    _measure.cache_clear()
+
+
 def area(footprint: Footprint) -> float:
     """Solid angle (square degrees), good to about 1 %."""
     return float(np.degrees(np.degrees(_measure(footprint)[1].sum())))

@@ -21,7 +21,7 @@ from astrid.core.errors import InputError
 from astrid.core.provenance import digest_settings
 from astrid.core.runtime import atomic_path, log
 from astrid.io.archive_tables import MANIFEST, QUESTIONS
-from astrid.io.tables import read_table, to_arrow, write_table
+from astrid.io.tables import conform, read_table, to_arrow, write_table
 from astrid.sky.archives import Event
 
 MANIFEST_NAME = "manifest.parquet"
@@ -131,7 +131,7 @@ def _counted(path: Path) -> Counter[Ident]:
     """Rows by event and mission; none where the file is missing or broken."""
     counts: Counter[Ident] = Counter()
     try:
-        for batch in pq.ParquetFile(path).iter_batches(columns=["object_id", "mission"]):
+        for batch in pq.ParquetFile(path).iter_batches(columns=["object_id", "mission"], use_threads=False):
             counts.update(zip(batch.column("object_id").to_pylist(), batch.column("mission").to_pylist(), strict=True))
     except (OSError, pa.ArrowInvalid) as error:
         if path.exists():
@@ -153,8 +153,10 @@ def freeze(questions: Sequence[Question], known: Known, folder: Path) -> pd.Data
         answer = known.answered.get((*question.ident, question.key))
         if answer is not None:
             lines.append(line(question, "answered", answer.observations, answer.products))
+        elif question.reason:
+            lines.append(line(question, "not asked", reason=question.reason))
         else:
-            reason = question.reason or known.failed.get((*question.ident, question.key), "it was not asked.")
+            reason = known.failed.get((*question.ident, question.key), "it was not asked.")
             lines.append(line(question, "failed", reason=reason))
     frame = pd.DataFrame(lines) if lines else QUESTIONS.empty()
     write_table(frame, folder / QUESTIONS_NAME, QUESTIONS)
@@ -173,6 +175,31 @@ def _groups(questions: Sequence[Question], known: Known) -> Iterator[pd.DataFram
         frames = [_read_rows(source, wanted[source]) for source in sorted(wanted)]
         if frames:
             yield pd.concat(frames, ignore_index=True).sort_values(_ORDER, kind="stable", ignore_index=True)
+
+
+def read_manifest(path: Path) -> Iterator[pd.DataFrame]:
+    """The frozen manifest in tables (MANIFEST) of some events each, with all rows of each event: the whole is never in memory.
+
+    Raises `InputError` when it is missing, broken or no manifest.
+    """
+    if not path.exists():
+        raise InputError(f"{path} does not exist; run the stage search.")
+    rest = MANIFEST.empty()
+    try:
+        with pq.ParquetFile(path) as file:
+            for number in range(file.num_row_groups):
+                frame = conform(file.read_row_group(number, use_threads=False).to_pandas(), MANIFEST, source=str(path))
+                frame = pd.concat([rest, frame], ignore_index=True) if len(rest) else frame
+                if frame.empty:
+                    continue
+                last = frame["object_id"] == frame["object_id"].iloc[-1]  # may go on in the next group
+                if not last.all():
+                    yield frame[~last].reset_index(drop=True)
+                rest = frame[last].reset_index(drop=True)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path} is not a readable Parquet file ({error}); delete {path.parent} and search again.") from error
+    if len(rest):
+        yield rest
 
 
 def _batches(events: Sequence[list[Question]]) -> Iterable[list[Question]]:

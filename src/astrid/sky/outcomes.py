@@ -14,19 +14,7 @@ from astrid.io.archive_tables import OUTCOMES
 from astrid.io.tables import conform
 from astrid.sky.choose import Fate
 
-# Words in the reason of a file that did not come, and what they mean; the first that fits counts.
-_FILES = (
-    ("max_file_gb", "too large"),
-    ("budget_gb", "beyond the budget"),
-    ("not in its image", "not inside"),
-    ("is an image of the event", "not inside"),
-    ("WCS", "file broken"),
-    ("have one value", "file broken"),
-    ("holds no image", "file broken"),
-    ("FITS", "file broken"),
-)  # fmt: skip
-
-_NOT_FETCHED = ("too large", "beyond the budget", "download failed")
+_NOT_FETCHED = ("too large", "beyond the budget", "not delivered", "download failed")
 _LOST = re.compile(r"^there is no reference exposure at all|^no reference of")
 
 Key = tuple[str, str]  # event, mission
@@ -94,12 +82,6 @@ def outcomes(
     return conform(pd.DataFrame(rows, columns=[column.name for column in OUTCOMES.columns]), OUTCOMES, source="the outcomes")
 
 
-def file_fate(filename: str, reason: str) -> Fate:
-    """What the reason of a file that did not come means."""
-    why = next((why for word, why in _FILES if word in reason), "download failed")
-    return Fate(why, f"{filename}: {reason}")
-
-
 def _short(key: Key, event: Any, told: _Told) -> tuple[str, str, str]:
     stage, fate = _ended(key, event, told)
     return stage, fate.why, fate.reason
@@ -114,6 +96,8 @@ def _ended(key: Key, event: Any, told: _Told) -> tuple[str, Fate]:
     if choice is None:
         if question is None:
             return "asked", Fate("not asked", f"{mission} was not asked for {name}; run the stage search.")
+        if question.status == "not asked":
+            return "asked", Fate("not asked", f"{mission} was not asked for {name}: {question.reason}")
         if question.status != "answered":
             return "asked", Fate("no answer", str(question.reason))
         if question.observations:

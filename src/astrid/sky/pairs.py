@@ -71,9 +71,9 @@ def _steps(science: pd.Series, catalog: pd.DataFrame, cfg: PairRule) -> Iterator
     yield _equal("instrument", science, "images of different instruments are not subtracted")
     yield _equal("filter", science, "images of different filters are not subtracted")
     if cfg.same_detector:
-        yield _equal("detector", science, "set survey.pair.same_detector to false to allow another")
+        yield _equal("detector", science, "survey.pair.same_detector asks for the same")
     if cfg.same_field:
-        yield _equal("field_id", science, "set survey.pair.same_field to false to allow another")
+        yield _equal("field_id", science, "survey.pair.same_field asks for the same")
     yield _overlap(science, cfg)
     yield _Step(
         lambda frame: frame["mjd"] <= science["mjd"] - cfg.min_days,

@@ -42,7 +42,8 @@ def main() -> None:
     _report(survey.kind, acquired, pairs, outcomes)
     usable = int((pairs["status"] == "ok").sum())
     if not usable and acquired.needs_pairs:
-        raise InputError(_no_event(outcomes) if len(outcomes) else _no_pair(pairs, acquired.problems))
+        ended = _no_event(outcomes) if len(outcomes) else _no_pair(pairs, acquired.problems)
+        raise InputError(f"{ended} {acquired.incomplete}".rstrip())
     write_table(pairs, PAIRS_PATH, PAIRS)
     log.info(
         "acquire: %d exposures, %d quarantined, %d pairs, %d refused",
@@ -50,6 +51,8 @@ def main() -> None:
     )  # fmt: skip
     for problem in acquired.problems:
         log.warning("quarantined %s: %s", problem.source, problem.reason)
+    if acquired.incomplete:
+        raise InputError(acquired.incomplete)
 
 
 def _archive(survey: SurveyConfig) -> Acquired:

@@ -23,7 +23,15 @@ from astrid.stages.common import Job, executor, only_alerts, prune, quarantine, 
 RAW = Path("data/raw")
 CALIBRATED = Path("data/calibrated")
 REPORT = Path("reports/calibrate.json")
-CODE = ("astrid.imaging", "astrid.io.fits", "astrid.io.images", "astrid.io.amplifiers", "astrid.io.missions", "astrid.core")
+CODE = (
+    "astrid.imaging",
+    "astrid.io.fits",
+    "astrid.io.images",
+    "astrid.io.wcs",
+    "astrid.io.amplifiers",
+    "astrid.io.missions",
+    "astrid.core",
+)
 
 _COMPANIONS = tuple(f"{kind}_path" for kind in COMPANIONS)
 _MEASURED = ("fwhm", "sky", "sky_rms", "n_stars", "masked_fraction", "noise_ratio", "n_cosmic_ray")

@@ -145,6 +145,19 @@ def _content(product: Path) -> str:
     return digest_file(product) if product.exists() else ""
 
 
+def incomplete(failed: int, total: int, accepted: float, *, what: str, key: str) -> str:
+    """The sentence that ends a stage of which more failed in passing than is accepted, after all else was done; empty where it is not.
+
+    DVC runs a stage that ended so again, while one that ended well with something missing would count as done.
+    """
+    if failed <= accepted * total:
+        return ""
+    return (
+        f"{failed} of {total} {what}, and {key} accepts {accepted:g} of them; all others are kept: type the same command again to ask "
+        "for these alone, or raise that share to go on without them."
+    )
+
+
 def prune(folder: Path, keep: Iterable[Path]) -> None:
     """Remove files under `folder` that no current job made, and folders left empty: a persisted output holds nothing stale."""
     wanted = {path.resolve() for path in keep}

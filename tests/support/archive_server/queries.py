@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ from support.archive_server.faults import Reply, table
 from support.archive_server.server import Request, Route
 
 INVOKE = "/api/v0/invoke"
+WARPS = "/cgi-bin/ps1filenames.py"
 COLUMNS = "/portal/Mashup/Mashup.asmx/columnsconfig"
 
 # Columns of an observation with the types that the portal gives in its answers.
@@ -198,7 +200,7 @@ def observation(
     obs_id, uris = _names(mission, name, band, mjd, days)
     obsid = str(number if number is not None else _number(f"{mission} {obs_id} {band}"))
     return Observation(
-        obsid, collection, instrument, band, obs_id, ra, dec, mjd, mjd + days, exptime, polygon(ra, dec, reach), reach,
+        obsid, collection, instrument, band, obs_id, ra, dec, mjd, mjd + days, exptime, region(mission, ra, dec, reach), reach,
         kind, level, rights, "TESS FFI" if mission == "tess" else name,
         tuple(File(uri, 2880 * 10, level, rights, band) for uri in (uris if files is None else files)),
     )  # fmt: skip
@@ -232,11 +234,17 @@ def tess_frame(sector: str, mjd: float, count: int) -> str:
     return f"tess{day[0]}{day[1]}{clock}-s{int(sector):04d}-1-1-{count:04d}-s"
 
 
-def polygon(ra: float, dec: float, reach: float) -> str:
-    """A square footprint with the half side `reach` (deg)."""
+_FRAMES = {"hst": " GSC1 ", "jwst": " ICRS ", "tess": ""}  # as the archive writes them, with the first corner again at the end
+
+
+def region(mission: str, ra: float, dec: float, reach: float) -> str:
+    """A footprint in the archive's spelling: GALEX's is a circle, the others' a square with the half side `reach` (deg)."""
+    if mission == "galex":
+        return f"CIRCLE ICRS {ra:.8f}  {dec:.8f} {reach:g}"
     wide = reach / math.cos(math.radians(dec))
     corners = ((-wide, -reach), (-wide, reach), (wide, reach), (wide, -reach))
-    return "POLYGON ICRS " + " ".join(f"{ra + x:.6f} {dec + y:.6f}" for x, y in corners)
+    closed = corners + corners[:1] if mission in _FRAMES else corners
+    return f"POLYGON{_FRAMES.get(mission, ' ICRS')} " + " ".join(f"{ra + x:.6f} {dec + y:.6f}" for x, y in closed)
 
 
 def _number(name: str) -> int:
@@ -246,9 +254,10 @@ def _number(name: str) -> int:
 class PretendSky:
     """Observations and the answers about them; `executing` = how often a question is still under way before it is answered."""
 
-    def __init__(self, observations: Iterable[Observation], *, executing: int = 0) -> None:
+    def __init__(self, observations: Iterable[Observation], *, executing: int = 0, warps: Sequence[str] = ()) -> None:
         self.observations = tuple(observations)
         self.executing = executing
+        self.warps = tuple(warps)  # paths on PS1's image server, of every position
         self.questions: list[dict[str, Any]] = []  # every request to INVOKE
         self._polls: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -256,7 +265,7 @@ class PretendSky:
     def sized(self, size: Callable[[str], int]) -> PretendSky:
         """The same sky with the sizes that the files (by URI) really have."""
         known = [replace(one, files=tuple(replace(file, size=size(file.uri)) for file in one.files)) for one in self.observations]
-        return PretendSky(known, executing=self.executing)
+        return PretendSky(known, executing=self.executing, warps=self.warps)
 
     @property
     def uris(self) -> list[str]:
@@ -265,7 +274,17 @@ class PretendSky:
 
     def routes(self) -> dict[str, Route]:
         """For `ArchiveServer`; add `server.DOWNLOAD` for the files."""
-        return {INVOKE: self._invoke, COLUMNS: _columns}
+        return {INVOKE: self._invoke, COLUMNS: _columns, WARPS: self._list}
+
+    def _list(self, request: Request) -> Reply:
+        """The lines of PS1's image server; right ascension and declination are those that were asked for."""
+        lines = ["projcell subcell ra dec filter mjd type filename shortname badflag"]
+        for path in self.warps:
+            name = path.rsplit("/", 1)[-1]
+            cell, band, day = re.search(r"skycell\.(\d+\.\d+)\.wrp\.(\w)\.(\d+_\d+)", name).groups()  # type: ignore[union-attr]
+            place, mjd = f"{cell.replace('.', ' ')} {request.query['ra']} {request.query['dec']}", day.replace("_", ".")
+            lines.append(f"{place} {band} {mjd} warp {path} {name} 0")
+        return Reply("\n".join([*lines, ""]).encode(), "text/plain")
 
     def _invoke(self, request: Request) -> Reply:
         asked = json.loads(request.form["request"])

@@ -19,7 +19,7 @@ from astrid.io.archive_tables import CHOSEN
 RA, DEC = 150.0, 2.0  # deg, the event that every small image holds
 SETTINGS: dict[str, Any] = {
     "server": "", "cloud": False, "cloud_server": "", "parallel": 4, "rate": 2000.0, "megabytes_a_second": 0, "retries": 4,
-    "timeout": 5.0, "budget_gb": 1.0, "max_file_gb": 0.1,
+    "timeout": 5.0, "budget_gb": 1.0, "max_file_gb": 0.1, "accept_failed": 0.0,
 }  # fmt: skip
 
 

@@ -23,8 +23,7 @@ import yaml
 
 from astrid.config.schema import SurveyConfig
 from astrid.config.validate import validate
-from astrid.io.archive_tables import MANIFEST
-from astrid.io.tables import CATALOG, conform, read_table
+from astrid.io.tables import CATALOG, conform
 from support.archive_server import faults, small
 from support.archive_server.faults import Both, Plan, Seeded
 from support.archive_server.queries import INVOKE, Observation, PretendSky, observation
@@ -103,16 +102,16 @@ def acquire(folder: Path, cfg: SurveyConfig, events: pd.DataFrame) -> dict[str, 
     """Search, choose, fetch; the seconds of each."""
     from astrid.sky.choose import choose
     from astrid.sky.download import fetch
+    from astrid.sky.frozen import read_manifest
     from astrid.sky.manifest import search
 
     assert cfg.archive is not None
     clock, peaks = [time.monotonic()], [_peak_mb()]
     (folder / "manifest").mkdir(parents=True, exist_ok=True)
-    search(events, cfg.archive, cfg.missions, folder / "manifest")
+    questions = search(events, cfg.archive, cfg.missions, folder / "manifest")
     clock.append(time.monotonic())
     peaks.append(_peak_mb())
-    manifest = read_table(folder / "manifest" / "manifest.parquet", MANIFEST)
-    choice = choose(manifest, events, cfg.archive.choose, cfg.pair)
+    choice = choose(read_manifest(folder / "manifest" / "manifest.parquet"), events, cfg.archive.choose, cfg.pair)
     clock.append(time.monotonic())
     peaks.append(_peak_mb())
     fetched = fetch(choice.chosen, events, folder / "raw", cfg.archive.download)
@@ -120,7 +119,8 @@ def acquire(folder: Path, cfg: SurveyConfig, events: pd.DataFrame) -> dict[str, 
     peaks.append(_peak_mb())
     seconds = dict(zip(("search", "choose", "fetch"), np.diff(clock).round(3).tolist(), strict=True))
     return {
-        "manifest": len(manifest), "chosen": len(choice.chosen), "files": len(fetched.files), "problems": len(fetched.problems),
+        "manifest": int(questions["products"].sum()), "chosen": len(choice.chosen), "files": len(fetched.files),
+        "problems": len(fetched.problems),
         "seconds": seconds, "peak_mb": peaks[-1], "peaks_mb": dict(zip(("start", "search", "choose", "fetch"), peaks, strict=True)),
     }  # fmt: skip
 

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import pytest
 
+from astrid.config.compose import compose
+from astrid.config.schema import SurveyConfig
 from astrid.config.schema._base import Fraction, PositiveCount, section
 from astrid.config.validate import validate
 from astrid.core.errors import ConfigError
+
+CONF = Path(__file__).resolve().parents[3] / "conf"
 
 
 @section
@@ -54,3 +59,18 @@ def test_an_offence_is_one_sentence_with_its_path(bad: dict[str, object], senten
 def test_further_offences_are_counted() -> None:
     with pytest.raises(ConfigError, match=r"\(1 more like it\)"):
         validate(Outer, values(count=-1, inner={"rate": 7, "kind": "one"}))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("catalog.discovered=[60000,53200]", r"^survey\.archive\.catalog is not allowed: discovered = \[60000, 53200\] ends before it begins"),
+        ("choose.science_from=70", r"^survey\.archive\.choose is not allowed: science_from = 70 and science_until = 60 leave no day"),
+        ("search.server=127.0.0.1:8080", r"^survey\.archive\.search\.server = '127\.0\.0\.1:8080' is not allowed: .*https\?://"),
+        ("download.server=mast.stsci.edu", r"^survey\.archive\.download\.server = 'mast\.stsci\.edu' is not allowed"),
+    ],
+)
+def test_an_archive_with_settings_that_do_not_go_together_is_refused(change: str, sentence: str) -> None:
+    tree = compose(CONF, ["survey=mast", f"survey.archive.{change}"])
+    with pytest.raises(ConfigError, match=sentence):
+        validate(SurveyConfig, tree["survey"], path="survey")

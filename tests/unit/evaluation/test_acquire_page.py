@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
 
 from astrid.evaluation.acquirepage import Acquisition, acquire_context, acquire_summary, yield_figure, yields
 from astrid.evaluation.report import render_acquire
@@ -86,3 +90,19 @@ def test_other_sources_have_their_page_too() -> None:
 def test_many_filters_and_years_fit() -> None:
     table = pd.DataFrame([{"mission": f"m{n % 6}", "filter": f"F{n}", "year": 1960 + n, "pairs": n + 1} for n in range(60)])
     assert png_bytes(yield_figure(table)).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 1000])
+def test_the_numbers_of_the_yield_picture_stand_out_from_their_shade(most: int) -> None:
+    pairs = sorted({1, most // 3 or 1, most})
+    axes = yield_figure(pd.DataFrame([{"mission": "m", "filter": "F", "year": 2000 + n, "pairs": n} for n in pairs])).axes[0]
+    image = axes.images[0]
+    for label in axes.texts:
+        shade = _luminance(image.cmap(image.norm(float(label.get_text()))))
+        ink = _luminance(to_rgb(label.get_color()))
+        assert (max(shade, ink) + 0.05) / (min(shade, ink) + 0.05) > 3.0, label.get_text()
+
+
+def _luminance(color: Sequence[float]) -> float:
+    red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in color[:3])
+    return float(0.2126 * red + 0.7152 * green + 0.0722 * blue)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,23 @@ def test_hst_chips_are_exposures_with_error_and_flags(tmp_path: Path) -> None:
     assert archive.done == ("bias", "dark", "flat")
     found = [at(archive.dq, 8 + 2 * step, 9 + 2 * step) for step in range(1, 6)]
     assert found == [["SATURATED"], ["COSMIC_RAY"], ["HOT"], ["COSMIC_RAY"], ["SUSPECT"]]
+
+
+@pytest.mark.parametrize("name", ["WCSDVARR", "D2IMARR", ""])
+def test_hst_distortions_in_tables_move_the_pixels(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    plain = read_frames(made.hst(tmp_path), hdu="1").wcs
+    path = made.with_tables(made.hst(tmp_path))
+    if name:
+        with fits.open(path) as hdus:
+            fits.HDUList([hdu for hdu in hdus if hdu.name != name]).writeto(path, overwrite=True)
+    frames, listed = read_frames(path, hdu="1"), list_exposures(path)
+    assert len(listed) == 2
+    assert frames.header["CPDIS2"] == "LOOKUP"
+    sky = plain.all_pix2world([[40.0, 50.0]], 0)
+    for wcs in (frames.wcs, listed[0].wcs, pickle.loads(pickle.dumps(frames.wcs))):
+        moved = 0.0 if name else -0.8  # both tables count, or neither
+        assert wcs.all_world2pix(sky, 0)[0] == pytest.approx([40.0, 50.0 + moved], abs=1e-3)
+    assert ("its tables of distortions cannot be read" in caplog.text) == bool(name)
 
 
 def test_hst_infrared_rates_carry_their_seconds(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from astrid.sky.archives import Archive, Event, open_archive
 from astrid.sky.manners import ArchiveError, Manners
 from support.archive_server import faults
 from support.archive_server.faults import Fault, Plan, Reply
-from support.archive_server.queries import COLUMNS, INVOKE, PretendSky, observation
+from support.archive_server.queries import COLUMNS, INVOKE, WARPS, PretendSky, observation
 from support.archive_server.server import ArchiveServer
 
 EVENT = Event("SN 2020X", 210.8, 54.3, 57000.0, 59365.0)
@@ -35,7 +35,7 @@ SKY = [
 
 def settings(url: str, **changes: Any) -> SearchConfig:
     plain = {"server": url, "radius": 30.0, "before_days": 1.0, "after_days": 1.0, "chunk": 10, "parallel": 2, "rate": 1000.0, "retries": 8,
-             "timeout": 10.0, "page": 5000}  # fmt: skip
+             "timeout": 10.0, "page": 5000, "accept_failed": 0.5}  # fmt: skip
     return SearchConfig(**{**plain, **changes})
 
 
@@ -58,7 +58,7 @@ def test_one_question_finds_every_mission_by_place_and_time() -> None:
     with archive(sky) as (mast, server):
         mast.connect()
         found = mast.observations(EVENT, MISSIONS)
-        assert server.counts == {COLUMNS: 2, INVOKE: 1}
+        assert server.counts == {COLUMNS: 2, INVOKE: 1, WARPS: 1}
     assert sorted((one.mission, one.filters) for one in found) == [
         ("galex", "NUV"), ("hst", "F606W"), ("jwst", "F200W"), ("ps1", "r"), ("swift", "UVM2"), ("swift", "UVW1"), ("tess", "TESS"),
     ]  # fmt: skip
@@ -73,6 +73,19 @@ def test_one_question_finds_every_mission_by_place_and_time() -> None:
     )
     assert swift.region.startswith("POLYGON ICRS ")
     assert next(one for one in found if one.mission == "hst").rights == "exclusive_access"
+
+
+def test_what_is_planned_and_what_is_a_cut_out_is_left_out() -> None:
+    """Webb lists what is not taken yet at level -1; TESS's images are full frames by their target, written in either way."""
+    webb, tess = SKY[7], SKY[8]
+    known = [
+        dataclasses.replace(webb, obsid="1", calib_level=-1),
+        dataclasses.replace(tess, obsid="2", target="TESS-FFI"),
+        dataclasses.replace(tess, obsid="3", target="261136679"),
+    ]
+    with archive(PretendSky([webb, tess, *known])) as (mast, _):
+        mast.connect()
+        assert {one.number for one in mast.observations(EVENT, ("jwst", "tess"))} == {webb.obsid, tess.obsid, "2"}
 
 
 def test_only_the_missions_that_are_asked_for_are_found() -> None:

@@ -15,7 +15,7 @@ EVENT = Event("SN 2014J", 148.9, 69.7, 50000.0, 60000.0)
 ARCHIVE = open_archive(
     "mast",
     SearchConfig(server="http://localhost", radius=30.0, before_days=1.0, after_days=1.0, chunk=1, parallel=1, rate=1.0, retries=0,
-                 timeout=1.0, page=10),
+                 timeout=1.0, page=10, accept_failed=0.5),
     Manners(1.0, 0),
 )  # fmt: skip
 NAN = float("nan")
@@ -48,6 +48,14 @@ def test_a_uvot_sky_image_comes_with_its_exposure_map_and_a_grism_image_not_at_a
     ]
 
 
+def test_a_uvot_file_that_is_not_compressed_counts_as_well() -> None:
+    base = "mast:SWIFT/00032819001/uvot/image/sw00032819001uw1"
+    assert [row["filename"] for row in found("swift", f"{base}_sk.img", f"{base}_ex.img")] == [
+        "sw00032819001uw1_ex.img",
+        "sw00032819001uw1_sk.img",
+    ]
+
+
 def test_a_galex_coadd_comes_before_its_visits_with_response_and_flags() -> None:
     main, visits = (
         "mast:GALEX/url/data/GR6/pipe/A/d/01-main/0001-img/07-try/A",
@@ -73,14 +81,16 @@ def test_a_band_has_the_exposure_time_of_its_own_line_in_the_archive() -> None:
 
 def test_panstarrs_stacks_and_warps_come_with_mask_and_variance_and_a_warp_with_its_own_date() -> None:
     warp = "mast:PS1/product/rings.v3.skycell.1334.061.wrp.r.55560_46188"
-    table = found("ps1", f"{warp}.fits", f"{warp}.mask.fits", f"{warp}.wt.fits", f"{warp}.cmf", exptime=43.0)
+    table = found("ps1", f"{warp}.fits", f"{warp}.mask.fits", f"{warp}.wt.fits", f"{warp}.cmf", exptime=820.0)
     assert [row["kind"] for row in table] == ["image", "companion", "companion"]
     assert {row["t_min"] for row in table} == {55560.46188}
-    assert table[0]["t_max"] == pytest.approx(55560.46188 + 43.0 / 86400.0)
+    assert {row["exptime"] for row in table} == {40.0}  # of one exposure in r; the archive's is the stack's
+    assert table[0]["t_max"] == pytest.approx(55560.46188 + 40.0 / 86400.0)
     stack = "mast:PS1/product/rings.v3.skycell.1334.061.stk.g.unconv"
     table = found("ps1", *(f"{stack}.{end}" for end in ("fits", "mask.fits", "wt.fits", "exp.fits", "num.fits", "expwt.fits")))
     assert [row["filename"].removeprefix("rings.v3.skycell.1334.061.stk.g.unconv.") for row in table] == ["fits", "mask.fits", "wt.fits"]
     assert {row["filter"] for row in table} == {"g"}
+    assert {row["exptime"] for row in table} == {300.0}
 
 
 @pytest.mark.parametrize(
@@ -166,9 +176,20 @@ def test_the_fingerprint_changes_with_the_rules(monkeypatch: pytest.MonkeyPatch)
             "mast:TESS/product/tess2018206192942-s0001-1-2-0120-s_ffic.fits",
             "tess/public/ffi/s0001/2018/206/1-2/tess2018206192942-s0001-1-2-0120-s_ffic.fits",
         ),
+        (
+            "jwst",
+            "mast:JWST/product/jw02733002001_02101_00001_mirimage_cal.fits",
+            "jwst/public/jw02733/jw02733002001/jw02733002001_02101_00001_mirimage_cal.fits",
+        ),
+        (
+            "jwst",
+            "mast:JWST/product/jw02727-o002_t062_nircam_clear-f277w_i2d.fits",
+            "jwst/public/jw02727/L3/t/o002/jw02727-o002_t062_nircam_clear-f277w_i2d.fits",
+        ),
         ("galex", "mast:GALEX/url/data/GR6/pipe/02-vsn/a-nd-int.fits.gz", "galex/GR6/pipe/02-vsn/a-nd-int.fits.gz"),
     ],
 )
 def test_keys_in_the_public_bucket(mission: str, uri: str, key: str) -> None:
     assert cloud_uri(mission, uri.rsplit("/", 1)[-1], uri) == f"s3://stpubdata/{key}"
     assert cloud_uri("swift", "sw1_sk.img.gz", "mast:SWIFT/sw1_sk.img.gz") == ""
+    assert cloud_uri("jwst", "jw01345-c1018_t021_nircam_clear-f200w_i2d.fits", "mast:JWST/product/x") == ""  # of a candidate: not known

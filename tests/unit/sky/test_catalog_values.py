@@ -90,6 +90,8 @@ def test_a_number_is_a_number() -> None:
     [
         ("Ia", "SN Ia", False, False),
         ("IaPec:", "SN Ia", True, True),
+        ("II*", "SN II", False, False),  # Asiago's mark
+        ("Ib:*", "SN Ib", True, False),
         ("Ib/cPec", "SN Ibc", False, True),
         ("I:", "SN I", True, False),
         ("Pec", "SN", False, True),

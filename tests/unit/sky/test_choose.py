@@ -13,6 +13,7 @@ from astrid.config.validate import validate
 from astrid.io.archive_tables import MANIFEST
 from astrid.io.tables import CATALOG, conform
 from astrid.sky.choose import Choice, choose, filter_key
+from astrid.sky.footprints import parse_region
 
 ROOT = Path(__file__).resolve().parents[3]
 FIELD = "CIRCLE ICRS 150.0 2.0 0.1"
@@ -158,13 +159,47 @@ def test_an_unknown_footprint_counts_by_its_centre(decide: Callable[..., Choice]
     assert fate(decide(row("r", -20, s_region="", s_ra=150.0 + 70 / 3600), row("s", 5)))[0] == "not inside"
 
 
+def test_a_manifest_in_parts_gives_the_same_and_keeps_no_footprint(survey: SurveyConfig) -> None:
+    assert survey.archive is not None
+    rows = [
+        row(f"{role}{event}", day, object_id=f"SN {event}", s_region=f"CIRCLE ICRS 150.0 {2.0 + event / 1000} 0.1")
+        for event in range(6)
+        for role, day in (("s", 5), ("r", -20))
+    ]
+    manifest = conform(pd.DataFrame(rows), MANIFEST, source="test")
+    events = pd.DataFrame([{"object_id": f"SN {event}", "s_ra": 150.0, "s_dec": 2.0, "discovery_mjd": DISCOVERY} for event in range(5)])
+    catalog = conform(events, CATALOG, source="test")
+    whole = choose(manifest, catalog, survey.archive.choose, survey.pair)
+    parts = [manifest[manifest["object_id"].isin(names)] for names in (["SN 0"], ["SN 1", "SN 2", "SN 3"], ["SN 5"], ["SN 4"])]
+    apart = choose(iter(parts), catalog, survey.archive.choose, survey.pair)
+    assert len(whole.chosen) == 10
+    pd.testing.assert_frame_equal(apart.chosen, whole.chosen)
+    pd.testing.assert_frame_equal(apart.fates.sort_values("object_id", ignore_index=True), whole.fates)
+    assert parse_region.cache_info().currsize == 0
+    nothing = choose(iter([]), catalog, survey.archive.choose, survey.pair)
+    assert list(nothing.chosen.columns) == list(whole.chosen.columns)
+    assert nothing.fates.empty
+
+
 def test_the_order_of_the_rows_does_not_matter(decide: Callable[..., Choice]) -> None:
     rows = [row(f"r{n}", -20 - n) for n in range(4)] + [row(f"s{n}", 5 + n) for n in range(4)]
     pd.testing.assert_frame_equal(decide(*rows).chosen, decide(*rows[::-1]).chosen)
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("CLEAR1L;F814W", "F814W"), ("F150W2;F162M", "F162M,F150W2"), ("g", "g.00000"), ("UVW1", "uvw1"), ("CLEAR", "clear")]
+    ("one", "other"),
+    [
+        ("CLEAR1L;F814W", "F814W"),
+        ("F606W;CLEAR2L", "CLEAR1S;F606W"),  # Hubble's two wheels, in either order
+        ("F814W;N/A", "F814W"),
+        ("F555W-F606W", "F606W;F555W"),
+        ("F150W2;F162M", "F162M,F150W2"),  # Webb's filter and pupil
+        ("CLEAR;F150W", "F150W"),
+        ("CLEAR1L;CLEAR2L", "CLEAR_NIC1"),
+        ("g", "g.00000"),
+        ("UVW1", "uvw1"),
+        ("CLEAR", "clear"),
+    ],
 )
 def test_a_filter_has_one_spelling(one: str, other: str) -> None:
     assert filter_key(one) == filter_key(other) != filter_key("other")

@@ -171,6 +171,7 @@ def test_two_events_share_a_file(start: Start, tmp_path: Path) -> None:
     assert fetched.paths == ("swift/SN-1/science/a.fits", "swift/SN-2/science/a.fits")
     assert fetched.missing["object_id"].tolist() == ["SN-9"]
     assert "not in its image" in fetched.missing["reason"][0]
+    assert fetched.missing["why"].tolist() == ["not inside"]
     assert server.total == 1
     fetch(small.chosen(rows), places, tmp_path / "raw", small.settings(server.url))
     assert server.total == 1
@@ -189,6 +190,7 @@ def test_names_that_meet_are_kept_apart(start: Start, tmp_path: Path) -> None:
 def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
     fetched = fetch(small.chosen([small.row(name, None)]), small.catalog(), tmp_path / "raw", small.settings("http://127.0.0.1:9"))
     assert "cannot be that of a file here" in fetched.problems[0].reason
+    assert fetched.missing["why"].tolist() == ["not delivered"]
 
 
 def test_what_goes_beyond_the_limits_is_reported_and_not_fetched(start: Start, tmp_path: Path) -> None:
@@ -204,6 +206,7 @@ def test_what_goes_beyond_the_limits_is_reported_and_not_fetched(start: Start, t
         assert sorted({path.split("/")[1] for path in fetched.paths}) == ["SN-0", "SN-1"]
         assert server.total == 4
     reasons = dict(zip(fetched.missing["object_id"] + fetched.missing["filename"], fetched.missing["reason"], strict=True))
+    assert fetched.missing["why"].value_counts().to_dict() == {"beyond the budget": 4, "too large": 1}
     assert "budget_gb" in reasons["SN-2a.fits"]
     assert "max_file_gb is 0.1" in reasons["SN-0huge.fits"]
 
@@ -211,6 +214,7 @@ def test_what_goes_beyond_the_limits_is_reported_and_not_fetched(start: Start, t
 def test_a_file_of_unknown_size_is_bounded_too(start: Start, tmp_path: Path) -> None:
     fetched, _ = one(start, small.image("a.fits", size=256), tmp_path, size=0, set_max_file_gb=1e-4)
     assert "max_file_gb is 0.0001" in fetched.problems[0].reason
+    assert fetched.missing["why"].tolist() == ["too large"]
 
 
 def test_a_full_disk_is_said_before_the_start(tmp_path: Path) -> None:
@@ -241,6 +245,7 @@ def test_what_the_archive_has_not_is_said_and_the_rest_goes_on(start: Start, tmp
     assert fetched.paths == ("swift/SN-1/science/a.fits",)
     assert fetched.problems[0].source == "mast:SWIFT/SN-1/gone.fits"
     assert "no such file (status 404)" in fetched.problems[0].reason
+    assert (fetched.missing["why"].tolist(), fetched.passing) == (["not delivered"], 0)
     assert server.total == 2
 
 
@@ -251,6 +256,7 @@ def test_an_archive_that_is_down_is_not_asked_for_every_file(start: Start, tmp_p
     rows = small.chosen(small.row(name, None) for name in names)
     fetched = fetch(rows, small.catalog(), tmp_path / "raw", small.settings(server.url, retries=1, parallel=2))
     assert len(fetched.missing) == 60
+    assert (set(fetched.missing["why"]), fetched.passing) == ({"download failed"}, 60)
     assert server.total < 40
     assert any("run it again when the archive is back" in reason for reason in fetched.missing["reason"])
     assert any("status 500 (2 attempts)" in reason for reason in fetched.missing["reason"])
@@ -259,6 +265,7 @@ def test_an_archive_that_is_down_is_not_asked_for_every_file(start: Start, tmp_p
 def test_a_replaced_file_is_told_from_a_broken_transfer(start: Start, tmp_path: Path) -> None:
     fetched, server = one(start, small.image("a.fits"), tmp_path, size=12345)
     assert "listed 12345 bytes and twice announced" in fetched.problems[0].reason
+    assert fetched.missing["why"].tolist() == ["not delivered"]
     assert server.total == 2
 
 
@@ -266,6 +273,7 @@ def test_a_wrong_checksum_is_no_use_twice(start: Start, tmp_path: Path) -> None:
     fetched, server = one(start, small.image("a.fits"), tmp_path, checksum="sha256:" + "0" * 64)
     assert "its sha256 is" in fetched.problems[0].reason
     assert "came so twice" in fetched.problems[0].reason
+    assert (fetched.missing["why"].tolist(), fetched.passing) == (["file broken"], 0)
     assert not tree(tmp_path / "raw")
     assert server.total == 2
 
@@ -364,9 +372,10 @@ def test_a_tar_becomes_a_folder(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ra", "damaged", "why"), [(20.0, False, "none of its 1 files is an image of the event"), (small.RA, True, "came so twice")]
+    ("ra", "damaged", "why", "reason"),
+    [(20.0, False, "not inside", "none of its 1 files is an image of the event"), (small.RA, True, "file broken", "came so twice")],
 )
-def test_a_tar_of_no_use_is_set_aside(start: Start, tmp_path: Path, ra: float, damaged: bool, why: str) -> None:
+def test_a_tar_of_no_use_is_set_aside(start: Start, tmp_path: Path, ra: float, damaged: bool, why: str, reason: str) -> None:
     content = bytearray(small.image("a", ra=ra))
     content[-3500] ^= damaged
     stream = io.BytesIO()
@@ -375,7 +384,8 @@ def test_a_tar_of_no_use_is_set_aside(start: Start, tmp_path: Path, ra: float, d
         entry.size = len(content)
         made.addfile(entry, io.BytesIO(bytes(content)))
     fetched, server = one(start, stream.getvalue(), tmp_path, name="set.tar")
-    assert why in fetched.problems[0].reason
+    assert reason in fetched.problems[0].reason
+    assert fetched.missing["why"].tolist() == [why]
     assert not tree(tmp_path / "raw")
     asked = server.total
     again = fetch(small.chosen([small.row("set.tar", stream.getvalue())]), small.catalog(), tmp_path / "raw", small.settings(server.url))

@@ -17,6 +17,10 @@ SQUARE = "POLYGON ICRS 149.9 1.9 150.1 1.9 150.1 2.1 149.9 2.1"
         "UNION ICRS ( POLYGON 149.9 1.9 150.1 1.9 150.1 2.1 149.9 2.1 CIRCLE 10 10 0.1 )",
         "POLYGON ICRS -210.1 1.9 -209.9 1.9 -209.9 2.1 -210.1 2.1",
         "CIRCLE ICRS 150.0 2.0 0.11",
+        "CIRCLE ICRS 150.00000000  2.00000000 0.11",
+        "POLYGON GSC1  150.1  1.9  150.1  2.1  149.9  2.1  149.9  1.9  150.1  1.9",  # of the guide star catalogue, as old footprints are
+        "POLYGON -210.1 1.9 -209.9 1.9 -209.9 2.1 -210.1 2.1 -210.1 1.9",
+        "POLYGON ICRS  149.9 1.9 149.95 1.9 149.95 2.1 149.9 2.1 POLYGON ICRS  149.94 1.9 150.1 1.9 150.1 2.1 149.94 2.1",
     ],
 )
 def test_a_region_covers_its_middle_and_not_its_surroundings(text: str) -> None:

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import pytest
 
 from astrid.io.archive_tables import QUESTIONS
 from astrid.io.tables import CATALOG, conform
-from astrid.sky.choose import Fate
-from astrid.sky.outcomes import file_fate, outcomes
+from astrid.sky.choose import WHYS, Fate
+from astrid.sky.download.plan import PASSING, Why
+from astrid.sky.outcomes import outcomes
 
 KEY = ("SN 1", "swift")
 
@@ -40,7 +41,7 @@ def tell(
 
 
 NO_REFERENCE = ("refused", "there is no reference exposure at all; give one the role reference.")
-GONE = Fate("download failed", "b.fits: the archive has no such file (status 404).")
+GONE = Fate("not delivered", "b.fits: the archive has no such file (status 404).")
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ GONE = Fate("download failed", "b.fits: the archive has no such file (status 404
     [
         ({"pairs": (("ok", ""), ("refused", "no."))}, "paired", ""),
         ({"pairs": (("refused", "too far."),)}, "fetched", "pairing refused"),
-        ({"pairs": (NO_REFERENCE,), "problems": (GONE,)}, "chosen", "download failed"),
+        ({"pairs": (NO_REFERENCE,), "problems": (GONE,)}, "chosen", "not delivered"),
         ({"pairs": (("refused", "too far."),), "problems": (GONE,)}, "fetched", "pairing refused"),
         ({"problems": (GONE, Fate("header disagrees", "another filter."))}, "fetched", "header disagrees"),
         ({"problems": (Fate("beyond the budget", "too much."),)}, "chosen", "beyond the budget"),
@@ -57,6 +58,7 @@ GONE = Fate("download failed", "b.fits: the archive has no such file (status 404
         ({"fate": None}, "found", "nothing in the archive"),
         ({"fate": None, "question": {"observations": 0}}, "asked", "nothing in the archive"),
         ({"fate": None, "question": {"status": "failed", "reason": "it was down."}}, "asked", "no answer"),
+        ({"fate": None, "question": {"status": "not asked", "reason": "its position is not known."}}, "asked", "not asked"),
         ({"fate": None, "question": {}}, "asked", "not asked"),
         ({"fate": None, "discovery": float("nan")}, "asked", "no date"),
     ],
@@ -68,18 +70,6 @@ def test_the_furthest_step_gives_the_reason(given: dict[str, Any], stage: str, w
     assert row["observations"] in (0, 5)
 
 
-@pytest.mark.parametrize(
-    ("reason", "why"),
-    [
-        ("it has 5.00 GB and survey.archive.download.max_file_gb is 4.", "too large"),
-        ("the event's files have 1 GB, and ... would exceed survey.archive.download.budget_gb = 1.", "beyond the budget"),
-        ("the event at 1.00000, 2.00000 deg is not in its image, or there are no data around it.", "not inside"),
-        ("its image has no celestial WCS.", "file broken"),
-        ("all pixels of its image have one value.", "file broken"),
-        ("its FITS is damaged (Header missing END card.) (3 attempts).", "file broken"),
-        ("the archive has no such file (status 404).", "download failed"),
-        ("it was not asked for, as the archive gave no answer for 10 files in a row.", "download failed"),
-    ],
-)
-def test_a_file_that_did_not_come_has_its_reason(reason: str, why: str) -> None:
-    assert file_fate("a.fits", reason) == Fate(why, f"a.fits: {reason}")
+def test_every_loss_of_a_file_is_a_reason_of_an_event() -> None:
+    assert set(get_args(Why)) <= set(WHYS)
+    assert PASSING in get_args(Why)

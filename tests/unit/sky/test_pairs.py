@@ -42,7 +42,7 @@ def test_deepest_reference_wins_then_the_latest(pair_rule: PairRule) -> None:
         ({"survey": "t"}, r"no reference of survey 's', only of 't'; images of different missions are not subtracted"),
         ({"instrument": "j"}, r"no reference of instrument 's?i', only of 'j'"),
         ({"filter": "r"}, r"no reference of filter 'g', only of 'r'"),
-        ({"detector": "e"}, r"no reference of detector 'd', only of 'e'; set survey\.pair\.same_detector"),
+        ({"detector": "e"}, r"no reference of detector 'd', only of 'e'; survey\.pair\.same_detector asks for the same"),
         ({"field_id": "h"}, r"no reference of field 'f', only of 'h'"),
         ({"s_dec": 60.1}, r"nearest reference points 360\.0 arcsec away, the limit is 60 arcsec"),
         ({"mjd": 195.0}, r"no reference is 10 d older than the science exposure of MJD 200\.000"),

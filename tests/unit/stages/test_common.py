@@ -11,7 +11,7 @@ import pytest
 from astrid.core.cluster import DaskCluster
 from astrid.core.errors import AstridError, InputError, MissingDependencyError
 from astrid.core.pool import LocalPool
-from astrid.stages.common import Job, executor, prune, quarantine, resume, run
+from astrid.stages.common import Job, executor, incomplete, prune, quarantine, resume, run
 
 
 def double(job: Job) -> dict[str, object]:
@@ -141,3 +141,12 @@ def test_a_stage_ends_with_a_sentence_and_its_code(error: BaseException, code: i
         run(main)
     assert caught.value.code == code
     assert capsys.readouterr().err.startswith("astrid: ")
+
+
+@pytest.mark.parametrize(
+    ("failed", "total", "accepted", "ends"), [(0, 0, 0.0, False), (1, 1000, 0.0, True), (5, 100, 0.05, False), (6, 100, 0.05, True)]
+)
+def test_a_stage_ends_when_more_failed_than_is_accepted(failed: int, total: int, accepted: float, ends: bool) -> None:
+    sentence = incomplete(failed, total, accepted, what="files are missing", key="a.key")
+    assert bool(sentence) == ends
+    assert not ends or sentence.startswith(f"{failed} of {total} files are missing, and a.key accepts {accepted:g} of them; ")

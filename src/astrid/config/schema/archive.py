@@ -10,6 +10,7 @@ from astrid.config.schema._base import Count, Fraction, NonNegative, Positive, P
 
 MissionName = Literal["swift", "galex", "ps1", "hst", "jwst", "tess"]
 CatalogFormat = Literal["sncat", "osc", "tns", "table", "vizier"]
+Address = Annotated[str, Field(pattern=r"^(https?://.+)?$")]  # of a server, with its scheme; empty = the usual one
 
 
 @section
@@ -33,12 +34,16 @@ class CatalogConfig:
     discovered: tuple[float, float] | None  # d (MJD), first and last discovery; null = all
     limit: Count  # events to keep, the latest discoveries first; 0 = all
 
+    def __post_init__(self) -> None:
+        if self.discovered is not None and self.discovered[0] > self.discovered[1]:
+            raise ValueError(f"discovered = [{self.discovered[0]:g}, {self.discovered[1]:g}] ends before it begins; swap them")
+
 
 @section
 class SearchConfig:
     """What the archive is asked, and how politely."""
 
-    server: str  # address of the archive; empty = its own
+    server: Address  # of the archive; empty = its own
     radius: Positive  # arcsec around the event within which an observation's footprint must come
     before_days: Positive  # d before the discovery that are searched for references
     after_days: Positive  # d after the discovery that are searched for science images
@@ -48,6 +53,7 @@ class SearchConfig:
     retries: Count  # further attempts at a request that failed, with growing pauses
     timeout: Positive  # s a request may take
     page: PositiveCount  # rows a page of an answer
+    accept_failed: Fraction  # share of the questions that may stay without an answer; beyond it the stage ends and is run again
 
 
 @section
@@ -63,14 +69,19 @@ class ChooseConfig:
     min_overlap: Fraction  # share of the smaller footprint that both cover
     edge: NonNegative  # arcsec by which the event must lie inside both footprints
 
+    def __post_init__(self) -> None:
+        if self.science_from >= self.science_until:
+            window = f"science_from = {self.science_from:g} and science_until = {self.science_until:g}"
+            raise ValueError(f"{window} leave no day between them; give the earlier one first")
+
 
 @section
 class DownloadConfig:
     """How files are fetched and what they may take."""
 
-    server: str  # address of the archive's file service; empty = its own
+    server: Address  # of the archive's file service; empty = its own
     cloud: bool  # take a file from the archive's public bucket where it has one; the archive is the way back
-    cloud_server: str  # address of the public buckets; empty = Amazon's
+    cloud_server: Address  # of the public buckets; empty = Amazon's
     parallel: PositiveCount  # files at once
     rate: Positive  # requests a second, of all together
     megabytes_a_second: NonNegative  # of all together; 0 = no limit
@@ -78,6 +89,7 @@ class DownloadConfig:
     timeout: Positive  # s without a byte after which a transfer counts as broken
     budget_gb: Positive  # GB that the raw files may take; what would go beyond is reported and not fetched
     max_file_gb: Positive  # GB, a larger file is not fetched
+    accept_failed: Fraction  # share of the files that may be missing as their transfers failed; beyond it the stage ends and is run again
 
 
 @section

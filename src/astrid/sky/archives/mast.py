@@ -17,7 +17,8 @@ import requests
 
 from astrid.config.schema.archive import SearchConfig
 from astrid.sky.archives._base import Archive, ArchiveFile, Event, Observation
-from astrid.sky.archives.products import wanted
+from astrid.sky.archives.products import PRODUCTS, wanted
+from astrid.sky.archives.warps import Warps, is_warp, warp_files
 from astrid.sky.manners import LONGEST_WISH, ArchiveError, Manners, PassingError, PoliteAdapter, is_page, rest
 
 if TYPE_CHECKING:
@@ -29,16 +30,16 @@ _COLLECTIONS = {"swift": "SWIFT", "galex": "GALEX", "ps1": "PS1", "hst": "HST", 
 _MISSIONS = {collection: mission for mission, collection in _COLLECTIONS.items()}
 _KINDS = ("image", "cube")  # a Swift UVOT product, which holds one image a snapshot, is listed as a cube
 _EVER = (0.0, 100000.0)  # d (MJD), for the open end of a window
-_TIME_SERIES = "TESS FFI"  # target of the full-frame images; TESS's other images are cut-outs
-_BATCH = 50  # observations a question for products: some 100 rows each, so that an answer is a few pages at most
-_LONG_BATCH = 4  # of TESS, where a sector, camera and chip is one observation with some 3000 rows
+_FULL_FRAME = "TESS FFI"  # target of the full-frame images, which the archive's own manual writes with a hyphen
+_BATCH = 50  # observations a question for products: 20 to 300 rows each, so that an answer is a few pages at most
+_LONG_BATCH = 1  # of TESS, where a sector, camera and chip is one observation of 2500 (30 min an image) to over 20000 rows (200 s)
 _BETWEEN_POLLS = 5.0  # s at most, between two looks at a question that is still worked on
 _MESSAGE = 200  # characters of the archive's own words in a reason
 _BUCKET = "s3://stpubdata"
 
 
 class Mast(Archive):
-    """MAST's portal.
+    """MAST's portal, and the image server of PS1 for its single epochs.
 
     Parameters
     ----------
@@ -54,6 +55,7 @@ class Mast(Archive):
     def __init__(self, cfg: SearchConfig, manners: Manners) -> None:
         self._cfg = cfg
         self._manners = manners
+        self._warps = Warps(cfg, manners)
         self._columns: dict[str, Any] = {}  # what the client learns of the services' columns; asked once, by `connect`
         self._idle: list[_Client] = []  # clients that no thread uses at the moment
 
@@ -87,13 +89,19 @@ class Mast(Archive):
                     pagesize=self._cfg.page,
                 )
             )
-        found = (_observation(row) for row in answer)
-        return _once(one for one in found if one is not None and one.mission in missions)
+        found = [one for row in answer if (one := _observation(row)) is not None and one.mission in missions]
+        if "ps1" in missions:
+            found += self._warps.near(event, dict(PRODUCTS["ps1"].seconds))
+        return _once(found)
 
     def files(self, numbers: Sequence[str]) -> list[ArchiveFile]:
-        with self._client() as client:
-            answer = client.ask(lambda: client.api.get_product_list_async(list(numbers)))
-        return _once(file for row in answer if (file := _file(row)) is not None)
+        found = warp_files([number for number in numbers if is_warp(number)])
+        listed = [number for number in numbers if not is_warp(number)]
+        if listed:
+            with self._client() as client:
+                answer = client.ask(lambda: client.api.get_product_list_async(listed))
+            found += [file for row in answer if (file := _file(row)) is not None]
+        return _once(found)
 
     def batch(self, mission: str) -> int:
         return _LONG_BATCH if mission == "tess" else _BATCH
@@ -196,7 +204,9 @@ def _observation(row: Mapping[str, Any]) -> Observation | None:
     number = str(row.get("obsid") or "")
     if mission is None or not number or t_min != t_min or t_max != t_max:
         return None
-    if mission == "tess" and str(row.get("target_name", "")) != _TIME_SERIES:
+    if mission == "tess" and str(row.get("target_name", "")).upper().replace("-", " ") != _FULL_FRAME:
+        return None
+    if _int(row.get("calib_level")) < 0:  # planned, not yet taken
         return None
     observation = Observation(
         number=number,
@@ -233,7 +243,8 @@ def _file(row: Mapping[str, Any]) -> ArchiveFile | None:
 def cloud_uri(mission: str, filename: str, uri: str) -> str:
     """The key of a public file in MAST's bucket, where the rule is known; the archive itself is the way back.
 
-    The layouts are those of registry.opendata.aws (stpubdata: hst, panstarrs, galex, tess) and of astroquery's cloud tests.
+    The layouts are those of the keys that astroquery's cloud tests, MAST's notebooks (GALEX) and readers of the bucket name (TESS,
+    JWST: exposures and mosaics of an observation; those of candidates, jw01345-c1018_..., are not known).
     """
     if mission == "hst" and (match := re.match(r"([a-z][a-z0-9]{8})_", filename)):
         return f"{_BUCKET}/hst/public/{match[1][:4]}/{match[1]}/{filename}"
@@ -241,6 +252,10 @@ def cloud_uri(mission: str, filename: str, uri: str) -> str:
         return f"{_BUCKET}/panstarrs/ps1/public/rings.v{match[1]}.skycell/{match[2]}/{match[3]}/{filename}"
     if mission == "tess" and (match := re.match(r"tess(\d{4})(\d{3})\d{6}-(s\d{4})-(\d)-(\d)-", filename)):
         return f"{_BUCKET}/tess/public/ffi/{match[3]}/{match[1]}/{match[2]}/{match[4]}-{match[5]}/{filename}"
+    if mission == "jwst" and (match := re.match(r"(jw\d{5})\d{6}_", filename)):
+        return f"{_BUCKET}/jwst/public/{match[1]}/{filename[:13]}/{filename}"
+    if mission == "jwst" and (match := re.match(r"(jw\d{5})-(o\d{3})_t", filename)):
+        return f"{_BUCKET}/jwst/public/{match[1]}/L3/t/{match[2]}/{filename}"
     if mission == "galex" and (match := re.search(r"/(GR\d+/pipe/.+)$", uri)):
         return f"{_BUCKET}/galex/{match[1]}"
     return ""

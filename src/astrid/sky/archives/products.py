@@ -39,6 +39,7 @@ class Products:
     instruments: str = ""  # pattern of the archive's instrument names; empty = every one
     bands: Mapping[str, str] = field(default_factory=dict)
     every: float = 0.0  # d; of the files of one observation the first in each such span is taken; 0 = all
+    seconds: Mapping[str, float] = field(default_factory=dict)  # band -> s of one exposure, where the archive gives the sum of all
 
 
 PRODUCTS: Mapping[str, Products] = {
@@ -55,12 +56,14 @@ PRODUCTS: Mapping[str, Products] = {
         ),
         bands={"nd": "NUV", "fd": "FUV"},
     ),
-    # Single-epoch warps and stacks, each with mask and variance (.mask, .wt); weights and counts of exposures are left out.
+    # Single-epoch warps and stacks, each with mask and variance (.mask, .wt); weights and counts of exposures are left out. The
+    # archive gives a stack's time; a warp's is that of the survey (Chambers et al. 2016, arXiv:1612.05560).
     "ps1": Products(
         (
             r"/(?P<obs>rings\.v\d\.skycell\.\d{4}\.\d{3}\.wrp\.(?P<band>[grizy])\.(?P<day>\d{5})_(?P<part>\d{5}))\.fits(\.fz)?$",
             r"/(?P<obs>rings\.v\d\.skycell\.\d{4}\.\d{3}\.stk\.(?P<band>[grizy])\.unconv)\.fits(\.fz)?$",
         ),
+        seconds={"g": 43.0, "r": 40.0, "i": 45.0, "z": 30.0, "y": 30.0},
     ),
     # Drizzled images, corrected for charge transfer (drc) before those that are not (drz), else detector frames (flc, flt).
     "hst": Products(
@@ -106,6 +109,7 @@ def fingerprint(mission: str) -> str:
     """Digest of a mission's rules: when they change, what was found by them is asked again."""
     rule = PRODUCTS[mission]
     return digest_settings({"images": list(rule.images), "instruments": rule.instruments, "bands": dict(rule.bands), "every": rule.every,
+                            "seconds": dict(rule.seconds),
                             "beside": {kind: list(map(list, rules)) for kind, rules in _beside(mission).items()}})  # fmt: skip
 
 
@@ -141,6 +145,8 @@ def rows(archive: Archive, event: Event, planes: Sequence[Observation], files: S
         band = image.found.get("band")
         band = rule.bands.get(band, band) if band else None
         plane = next((one for one in planes if band and band.upper() in one.filters.upper().split(";")), planes[0])
+        if image.start is not None and rule.seconds:
+            plane = replace(plane, exptime=rule.seconds.get(band or "", plane.exptime))
         plane = replace(_dated(plane, image.start), filters=band or plane.filters)
         if not (plane.t_min <= event.last and plane.t_max >= event.first):
             continue

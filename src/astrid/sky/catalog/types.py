@@ -105,14 +105,15 @@ class TransientType:
 def read_type(text: str) -> TransientType:
     """The type that a catalogue's text means.
 
-    `IaPec:`, `SN Ia-pec`, `II P?` and `type Ia` are read; `:` and `?` make it uncertain, `Pec` peculiar. Of alternatives
+    `IaPec:`, `SN Ia-pec`, `II P?` and `type Ia` are read; `:` and `?` make it uncertain, `Pec` peculiar; Asiago's `*`, which says
+    how the type was found, is left out. Of alternatives
     (`Ib/IIb`) the nearest type above all of them is taken, as uncertain.
     """
     given = " ".join(text.split())
     if given.lower() in _UNKNOWN:
         return TransientType("")
     uncertain = any(mark in given for mark in ":?")
-    bare = re.sub(r"[:?]", "", given).strip()
+    bare = re.sub(r"[:?*]", "", given).strip()
     peculiar = bool(_PECULIAR.search(bare))
     bare = re.sub(r"^type\s+", "", _PECULIAR.sub("", bare).strip(), flags=re.IGNORECASE)
     name = _lookup(bare) if bare or peculiar else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import os
 import queue
@@ -23,7 +24,7 @@ from astrid.io.archive_tables import CHOSEN
 from astrid.io.tables import conform
 from astrid.sky.download.memory import Memory, Stamp
 from astrid.sky.download.meter import Meter
-from astrid.sky.download.plan import GB, Item, Place, make_plan, need_disk, safe, within_budget
+from astrid.sky.download.plan import GB, PASSING, Item, Loss, Place, make_plan, need_disk, safe, within_budget
 from astrid.sky.download.transfer import RefusedError, Transfers, clear
 from astrid.sky.download.unpack import unpack
 from astrid.sky.download.verify import DamagedError, UnusableError, check_bytes, check_fits, is_fits
@@ -31,7 +32,6 @@ from astrid.sky.manners import ArchiveError, PassingError, StoppedError
 
 _SILENT = 10  # files in a row without an answer after which the archive counts as down
 _LEAVE = 2.0  # s that running transfers get to end after Ctrl-C
-_TWICE = "and came so twice, byte for byte"
 _COLUMNS = ("path", "bytes", "sha256")  # of a file in place, beside those of CHOSEN
 
 
@@ -40,7 +40,7 @@ class Fetched:
     """What is in place after a run, and what is not."""
 
     files: pd.DataFrame  # CHOSEN columns, path (relative to the root), bytes, sha256; sorted by path; one row a member of a .tar
-    missing: pd.DataFrame  # CHOSEN columns and reason; sorted as chosen
+    missing: pd.DataFrame  # CHOSEN columns, why (one of plan.Why) and reason; sorted as chosen
     problems: tuple[Problem, ...]  # the same, one a file: its URI and why
 
     @property
@@ -48,12 +48,17 @@ class Fetched:
         """The files in place, relative to the root."""
         return tuple(self.files["path"])
 
+    @property
+    def passing(self) -> int:
+        """How many of the missing may come another time."""
+        return int((self.missing["why"] == PASSING).sum())
+
 
 @dataclass(frozen=True)
 class _Result:
     item: Item
     stamps: tuple[tuple[Place, tuple[Stamp, ...]], ...] = ()  # what was placed
-    refused: tuple[tuple[Place, str], ...] = ()  # what was not, and why
+    refused: tuple[tuple[Place, Loss], ...] = ()  # what was not, and why
     silent: bool = False  # the archive did not answer
     error: BaseException | None = None  # a defect or a full disk, which ends the run
 
@@ -103,10 +108,14 @@ def fetch(
         need_disk(allowed, work, shutil.disk_usage(work).free)
         if found:
             log.info("download: %d of %d files are in place", len(found), len(plan.items))
-        results += [_Result(item, refused=tuple((place, reason) for place in item.places)) for item, reason in beyond]
+        results += [_lost(item, loss) for item, loss in beyond]
         results += run.fetch(allowed)
-        run.tidy(plan.items)
+        run.tidy(plan.items, [result.item for result in results if result.refused])
     return _fetched(chosen, results, plan.problems)
+
+
+def _lost(item: Item, loss: Loss) -> _Result:
+    return _Result(item, refused=tuple((place, loss) for place in item.places))
 
 
 def _bytes(result: _Result) -> int:
@@ -158,7 +167,7 @@ class _Run:
             check_bytes(source, item.size, item.checksum)
             result = self._placed(item, source, missing)
         except DamagedError as error:
-            return _Result(item, tuple(stamps.items()), tuple((place, f"{error}, {_TWICE}") for place in missing))
+            return _Result(item, tuple(stamps.items()), tuple((place, _broken(error)) for place in missing))
         return _Result(item, (*stamps.items(), *result.stamps), result.refused)
 
     def _recall(self, item: Item, place: Place) -> tuple[Stamp, ...] | None:
@@ -220,7 +229,7 @@ class _Run:
             results[last.item.uri] = last
         self._meter.end()
         down = f"it was not asked for, as the archive gave no answer for {_SILENT} files in a row; run it again when the archive is back"
-        return [results.get(item.uri) or _Result(item, refused=tuple((place, down) for place in item.places)) for item in items]
+        return [results.get(item.uri) or _lost(item, Loss(PASSING, down)) for item in items]
 
     def _next(self, done: queue.SimpleQueue[_Result]) -> _Result:
         while True:
@@ -250,7 +259,8 @@ class _Run:
                 clear(part)
             reason = str(error).removeprefix(f"{item.uri}: ").rstrip(".")
             silent = isinstance(error, ArchiveError) and not self._transfers.answered(item)
-            return _Result(item, refused=tuple((place, reason) for place in item.places), silent=silent)
+            why = error.why if isinstance(error, RefusedError) else PASSING
+            return dataclasses.replace(_lost(item, Loss(why, reason)), silent=silent)
         return placed[0]
 
     def _accepted(self, item: Item, part: Path, seen: set[str]) -> _Result:
@@ -265,7 +275,7 @@ class _Run:
                 clear(part)
                 raise PassingError(str(error)) from error
             self._set_aside(item, part)
-            result = _Result(item, refused=tuple((place, f"{error}, {_TWICE}") for place in item.places))
+            result = _lost(item, _broken(error))
         clear(part)
         return result
 
@@ -276,7 +286,7 @@ class _Run:
             try:
                 self._put(item, source, place)
             except UnusableError as error:
-                refused.append((place, str(error)))
+                refused.append((place, Loss(error.why, str(error))))
                 continue
             good.append((place, self._remember(item, place)))
         if refused and source.parent == self._partial:
@@ -330,7 +340,8 @@ class _Run:
             except UnusableError as error:
                 reasons.append(str(error))
         if place.image:
-            raise UnusableError(f"none of its {len(files)} files is an image of the event" + (f": {reasons[0]}" if reasons else ""))
+            reason = f"none of its {len(files)} files is an image of the event" + (f": {reasons[0]}" if reasons else "")
+            raise UnusableError(reason, "not inside")
         return None
 
     def _remember(self, item: Item, place: Place) -> tuple[Stamp, ...]:
@@ -339,13 +350,17 @@ class _Run:
     def _name(self, item: Item) -> str:
         return f"{item.key}-{safe(item.filename)}"
 
-    def tidy(self, items: Sequence[Item]) -> None:
-        """Remove what earlier runs left under way and nobody wants any more."""
-        names = tuple(item.key for item in items)
-        for folder in (self._partial, self._aside):
+    def tidy(self, items: Sequence[Item], missing: Sequence[Item]) -> None:
+        """Remove what is under way of files that are in place, and what nobody wants any more; `missing`: items that may go on."""
+        for folder, kept in ((self._partial, missing), (self._aside, items)):
+            names = tuple(item.key for item in kept)
             for file in folder.iterdir() if folder.is_dir() else ():
                 if file.is_dir() or not file.name.startswith(names):
                     _remove(file)
+
+
+def _broken(error: DamagedError) -> Loss:
+    return Loss("file broken", f"{error}, and came so twice, byte for byte")
 
 
 def _remove(path: Path) -> None:
@@ -355,21 +370,22 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _fetched(chosen: pd.DataFrame, results: Sequence[_Result], refused: Sequence[tuple[int, Problem]]) -> Fetched:
+def _fetched(chosen: pd.DataFrame, results: Sequence[_Result], refused: Sequence[tuple[int, Loss]]) -> Fetched:
     rows, lost = [], dict(refused)
     for result in results:
         for place, stamps in result.stamps:
             for stamp in stamps:
                 path = f"{place.path}/{stamp.name}" if stamp.name else place.path
                 rows.append((place.row, path, stamp.size, stamp.sha256))
-        for place, reason in result.refused:
-            lost[place.row] = Problem(result.item.uri, f"{reason}.")
+        for place, loss in result.refused:
+            lost[place.row] = loss
     rows.sort(key=lambda row: row[1])
     files = chosen.iloc[[row[0] for row in rows]].reset_index(drop=True)
     for index, column in enumerate(_COLUMNS, 1):
         files[column] = [row[index] for row in rows]
     numbers = sorted(lost)
     missing = chosen.iloc[numbers].reset_index(drop=True)
-    missing["reason"] = [lost[number].reason for number in numbers]
-    problems = {problem.source: problem for number in numbers for problem in (lost[number],)}
+    missing["why"] = [lost[number].why for number in numbers]
+    missing["reason"] = [f"{lost[number].reason}." for number in numbers]
+    problems = {uri: Problem(uri, reason) for uri, reason in zip(missing["uri"], missing["reason"], strict=True)}
     return Fetched(files, missing, tuple(problems.values()))

@@ -8,17 +8,29 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import pandas as pd
 
 from astrid.config.schema.archive import DownloadConfig
 from astrid.core.errors import InputError
-from astrid.core.records import Problem
 
 GB = 1e9  # bytes
 _TAR = re.compile(r"\.(tar|tgz|tar\.gz|tar\.bz2)$", re.IGNORECASE)
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.+-]+")
 _NAME = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9_.+,=@~-]*")  # names of files that archives have; none begins with a point
+
+# Why a file is not in place: of these, `PASSING` alone may be gone another time.
+Why = Literal["too large", "beyond the budget", "not delivered", "download failed", "file broken", "not inside"]
+PASSING: Why = "download failed"
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Why a file is not in place, in a word and in half a sentence."""
+
+    why: Why
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,7 @@ class Plan:
     """All files, in the order of the chosen table, and rows that no file can be made of."""
 
     items: tuple[Item, ...]
-    problems: tuple[tuple[int, Problem], ...]  # (row, why)
+    problems: tuple[tuple[int, Loss], ...]  # (row, why)
 
 
 def make_plan(chosen: pd.DataFrame, catalog: pd.DataFrame) -> Plan:
@@ -72,13 +84,13 @@ def make_plan(chosen: pd.DataFrame, catalog: pd.DataFrame) -> Plan:
         str(name): (float(ra), float(dec)) for name, ra, dec in zip(catalog["object_id"], catalog["s_ra"], catalog["s_dec"], strict=True)
     }
     folders = _folders(sorted({str(name) for name in chosen["object_id"]}))
-    problems: list[tuple[int, Problem]] = []
+    problems: list[tuple[int, Loss]] = []
     rows: list[dict[str, str]] = []
     for number, row in enumerate(chosen.to_dict("records")):
         text = {str(key): str(value) for key, value in row.items()}
         text["row"] = str(number)
         if not _NAME.fullmatch(text["filename"]):
-            problems.append((number, Problem(text["uri"], f"its name {text['filename']!r} cannot be that of a file here")))
+            problems.append((number, Loss("not delivered", f"its name {text['filename']!r} cannot be that of a file here")))
         else:
             rows.append(text)
     deeper = _deeper(rows)
@@ -134,7 +146,7 @@ def safe(name: str) -> str:
     return _UNSAFE.sub("-", name.strip()).strip("-.") or "unnamed"
 
 
-def within_budget(wanted: Sequence[Item], there: int, cfg: DownloadConfig) -> tuple[list[Item], list[tuple[Item, str]]]:
+def within_budget(wanted: Sequence[Item], there: int, cfg: DownloadConfig) -> tuple[list[Item], list[tuple[Item, Loss]]]:
     """Split what is wanted into what the limits allow and what they do not, with the reason.
 
     Parameters
@@ -147,10 +159,11 @@ def within_budget(wanted: Sequence[Item], there: int, cfg: DownloadConfig) -> tu
     The files of an event in a mission go together: half a pair is of no use.
     """
     groups: dict[tuple[str, str], list[Item]] = defaultdict(list)
-    refused: list[tuple[Item, str]] = []
+    refused: list[tuple[Item, Loss]] = []
     for item in wanted:
         if item.size > cfg.max_file_gb * GB:
-            refused.append((item, f"it has {item.size / GB:.2f} GB and survey.archive.download.max_file_gb is {cfg.max_file_gb:g}"))
+            reason = f"it has {item.size / GB:.2f} GB and survey.archive.download.max_file_gb is {cfg.max_file_gb:g}"
+            refused.append((item, Loss("too large", reason)))
         else:
             groups[item.group].append(item)
     allowed: list[Item] = []
@@ -162,7 +175,7 @@ def within_budget(wanted: Sequence[Item], there: int, cfg: DownloadConfig) -> tu
                 f"the event's files have {size / GB:.3g} GB, and with {total / GB:.3g} GB of others they would exceed "
                 f"survey.archive.download.budget_gb = {cfg.budget_gb:g}"
             )
-            refused += [(item, reason) for item in items]
+            refused += [(item, Loss("beyond the budget", reason)) for item in items]
             continue
         total += size
         allowed += items

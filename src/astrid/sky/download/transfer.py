@@ -15,7 +15,7 @@ import requests
 
 from astrid.config.schema.archive import DownloadConfig
 from astrid.core.runtime import write_json
-from astrid.sky.download.plan import GB, Item
+from astrid.sky.download.plan import GB, Item, Why
 from astrid.sky.manners import ArchiveError, Manners, PassingError, RateLimit, StoppedError, is_page, passing_status
 
 ARCHIVE = "https://mast.stsci.edu"
@@ -30,6 +30,10 @@ _CLOUD_RETRIES = 1  # the archive is the way back, so that a bucket need not be 
 
 class RefusedError(Exception):
     """The archive does not deliver the file, and another attempt is no use."""
+
+    def __init__(self, reason: str, why: Why = "not delivered") -> None:
+        super().__init__(reason)
+        self.why = why
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,8 @@ class Transfers:
             else:
                 return
         url = archive_url(item, self._cfg)
-        self._from(_Source(url, self.manners, self._session(url)), item, part, accept)
+        session = self._session("" if _direct(item) else url)
+        self._from(_Source(url, self.manners, session), item, part, accept)
 
     def answered(self, item: Item) -> bool:
         """Whether the archive ever answered with something that could be this file."""
@@ -180,7 +185,8 @@ class Transfers:
             self._announced[item.uri] = total
             raise PassingError(f"it announced {total} bytes and had listed {item.size}")
         if total > self._cfg.max_file_gb * GB:
-            raise RefusedError(f"it has {total / GB:.2f} GB and survey.archive.download.max_file_gb is {self._cfg.max_file_gb:g}")
+            reason = f"it has {total / GB:.2f} GB and survey.archive.download.max_file_gb is {self._cfg.max_file_gb:g}"
+            raise RefusedError(reason, "too large")
 
     def _stream(self, response: requests.Response, part: Path, first: int) -> None:
         limit = self._cfg.max_file_gb * GB
@@ -195,13 +201,21 @@ class Transfers:
                 if first == 0 and stream.tell() == 0 and is_page(chunk):
                     raise PassingError("it answered with a page for people")
                 if stream.tell() + len(chunk) > limit:
-                    raise RefusedError(f"it has more than {self._cfg.max_file_gb:g} GB, which is survey.archive.download.max_file_gb")
+                    reason = f"it has more than {self._cfg.max_file_gb:g} GB, which is survey.archive.download.max_file_gb"
+                    raise RefusedError(reason, "too large")
                 stream.write(chunk)
                 self._count(len(chunk))
 
 
+def _direct(item: Item) -> bool:
+    """Whether the file lies under its own address, beside the file service (PS1's single epochs)."""
+    return item.uri.startswith("https://")
+
+
 def archive_url(item: Item, cfg: DownloadConfig) -> str:
-    """Address of a file in the archive's file service, built as the archive's own client builds it."""
+    """Address of a file: in the archive's file service, built as the archive's own client builds it, or its own."""
+    if _direct(item):
+        return cfg.server.rstrip("/") + urllib.parse.urlsplit(item.uri).path if cfg.server else item.uri
     return (cfg.server.rstrip("/") or ARCHIVE) + _SERVICE + urllib.parse.quote(item.uri, safe=":/")
 
 

@@ -66,7 +66,8 @@ def _members(tar: tarfile.TarFile, limit: float) -> dict[PurePosixPath, tarfile.
             raise UnusableError(f"its member {member.name!r} is no plain file")
         size += member.size
         if size > limit:
-            raise UnusableError(f"its files have more than {limit / 1e9:.3g} GB, which survey.archive.download.max_file_gb allows")
+            reason = f"its files have more than {limit / 1e9:.3g} GB, which survey.archive.download.max_file_gb allows"
+            raise UnusableError(reason, "too large")
         if path in found:
             raise UnusableError(f"its member {member.name!r} stands twice")
         found[path] = member

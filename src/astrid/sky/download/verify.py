@@ -21,13 +21,14 @@ from astropy.wcs import WCS, FITSFixedWarning
 from astropy.wcs.wcs import NoConvergence
 from numpy.typing import NDArray
 
-from astrid.io.images import LEAST_SIZE, one_line
+from astrid.io.images import LEAST_SIZE
+from astrid.io.wcs import one_line, without_tables
 from astrid.sky.download.memory import digest
+from astrid.sky.download.plan import Why
 
 _FITS = re.compile(r"\.(fits?|fts|img)(\.(gz|fz|bz2))?$", re.IGNORECASE)
 _HEADS = (b"SIMPLE  =", b"\x1f\x8b", b"BZh")
 _BROKEN = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, zlib.error, VerifyError, AssertionError, MemoryError)
-_TABLES = re.compile(r"(CPDIS|D2IMDIS|DP|DQ|D2IM)\d")  # cards of distortions that lie in tables of their own
 _CHUNK = 1 << 20  # bytes
 _GZIP = 31  # zlib's window bits with a gzip header
 _NEAR = 0.1  # share of an image's size by which distortions may move its border
@@ -40,6 +41,10 @@ class DamagedError(Exception):
 
 class UnusableError(Exception):
     """The file is whole but no image of its event: another transfer would bring the same."""
+
+    def __init__(self, reason: str, why: Why = "file broken") -> None:
+        super().__init__(reason)
+        self.why = why
 
 
 def check_bytes(path: Path, size: int, checksum: str) -> None:
@@ -195,10 +200,7 @@ def _varied(data: NDArray[Any]) -> bool:
 
 def _wcs(header: Any, hdus: Any) -> WCS | None:
     """The celestial WCS; without the distortions in tables where these are broken, as they shift the border by little."""
-    plain = header.copy()
-    for card in [card for card in plain if _TABLES.match(card)]:
-        plain.remove(card, ignore_missing=True, remove_all=True)
-    for cards in (header, plain):
+    for cards in (header.copy(), without_tables(header)):
         try:
             wcs = WCS(cards, fobj=hdus, naxis=2)
             return wcs if wcs.has_celestial else None
@@ -233,4 +235,4 @@ def _check_image(planes: list[_Plane], target: tuple[float, float] | None) -> No
         raise UnusableError("its image has no celestial WCS")
     if not any(plane.inside and plane.varied for plane in planes):
         where = "" if target is None else f" at {target[0]:.5f}, {target[1]:.5f} deg"
-        raise UnusableError(f"the event{where} is not in its image, or there are no data around it")
+        raise UnusableError(f"the event{where} is not in its image, or there are no data around it", "not inside")

@@ -19,17 +19,18 @@ from astrid.core.errors import ConfigError
 from astrid.core.provenance import digest_code, digest_settings
 from astrid.core.records import Problem
 from astrid.core.runtime import log
-from astrid.io.archive_tables import CHOSEN, MANIFEST, QUESTIONS
+from astrid.io.archive_tables import CHOSEN, QUESTIONS
 from astrid.io.tables import CATALOG, EXPOSURES, TRUTH, conform, read_table, write_table
 from astrid.sky.arrivals import Arrival, exposure_names, field_names, is_exposure, read_arrival
 from astrid.sky.choose import Choice, Fate, choose
 from astrid.sky.download import Fetched, fetch
-from astrid.sky.outcomes import Key, file_fate, outcomes
-from astrid.stages.common import Job, executor, resume
+from astrid.sky.frozen import read_manifest
+from astrid.sky.outcomes import Key, outcomes
+from astrid.stages.common import Job, executor, incomplete, resume
 from astrid.stages.sources.base import CATALOG_PATH, CHOSEN_PATH, MANIFEST_PATH, QUESTIONS_PATH, RAW, Acquired, job_files
 
 _READINGS = RAW / "readings"  # a record of what was read of each file, so that it is read once
-_CODE = ("astrid.sky.arrivals", "astrid.sky.folder", "astrid.io.images", "astrid.io.missions")
+_CODE = ("astrid.sky.arrivals", "astrid.sky.folder", "astrid.io.images", "astrid.io.wcs", "astrid.io.missions")
 
 
 def archive(survey: SurveyConfig) -> Acquired:
@@ -38,22 +39,25 @@ def archive(survey: SurveyConfig) -> Acquired:
     if cfg is None or survey.folder is None:
         raise ConfigError("survey.archive or survey.folder is null but survey.kind is archive; choose survey=mast or set them.")
     catalog = read_table(CATALOG_PATH, CATALOG)
-    manifest = read_table(MANIFEST_PATH, MANIFEST)
-    choice = choose(manifest, catalog, cfg.choose, survey.pair)
+    questions = read_table(QUESTIONS_PATH, QUESTIONS)
+    choice = choose(read_manifest(MANIFEST_PATH), catalog, cfg.choose, survey.pair)
     write_table(choice.chosen, CHOSEN_PATH, CHOSEN)
-    log.info("acquire: %d files of %d in the manifest are wanted", len(choice.chosen), len(manifest))
+    log.info("acquire: %d files of %d in the manifest are wanted", len(choice.chosen), questions["products"].sum())
     fetched = fetch(choice.chosen, catalog, RAW, cfg.download)
     jobs = _jobs(fetched, catalog, survey.folder, cfg)
     rows = resume(_read_job, jobs, description="read", unit="files", executor=executor())
-    exposures = conform(pd.DataFrame([row for found in rows for row in found["rows"]]), EXPOSURES, source="the archive's files")
+    read = [row for found in rows for row in found["rows"]]
+    exposures = conform(pd.DataFrame(read), EXPOSURES, source="the archive's files") if read else EXPOSURES.empty()
     problems, fates = list(fetched.problems), _lost(fetched)
     for job, found in zip(jobs, rows, strict=True):
         if found["why"]:
             problems.append(Problem(job.key, found["reason"]))
             fates.append((job.payload.key, Fate(found["why"], found["reason"])))
     files = (*job_files(jobs), *(RAW / path for path in fetched.paths))
-    account = partial(_account, survey, catalog, choice, fetched, fates)
-    return Acquired(exposures, TRUTH.empty(), files, tuple(problems), outcomes=account)
+    key = "survey.archive.download.accept_failed"
+    short = incomplete(fetched.passing, len(choice.chosen), cfg.download.accept_failed, what="files could not be transferred", key=key)
+    account = partial(_account, survey, catalog, questions, choice, fetched, fates)
+    return Acquired(exposures, TRUTH.empty(), files, tuple(problems), incomplete=short, outcomes=account)
 
 
 @dataclass(frozen=True)
@@ -99,12 +103,13 @@ def _read_job(job: Job) -> Mapping[str, Any]:
 def _lost(fetched: Fetched) -> list[tuple[Key, Fate]]:
     """The fates of events whose images did not come."""
     images = fetched.missing[fetched.missing["kind"] != "companion"]
-    return [((str(row.object_id), str(row.mission)), file_fate(row.filename, row.reason)) for row in images.itertuples()]
+    return [((str(row.object_id), str(row.mission)), Fate(row.why, f"{row.filename}: {row.reason}")) for row in images.itertuples()]
 
 
 def _account(
     survey: SurveyConfig,
     catalog: pd.DataFrame,
+    questions: pd.DataFrame,
     choice: Choice,
     fetched: Fetched,
     fates: list[tuple[tuple[str, str], Fate]],
@@ -112,5 +117,4 @@ def _account(
 ) -> pd.DataFrame:
     names = {field: name for name, field in field_names(fetched.files["object_id"]).items()}
     own = pairs.assign(object_id=pairs["field_id"].map(names), mission=pairs["survey"])
-    questions = read_table(QUESTIONS_PATH, QUESTIONS)
     return outcomes(catalog, survey.missions, questions, choice.fates, fetched.files, fates, own)

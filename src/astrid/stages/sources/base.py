@@ -32,6 +32,7 @@ class Acquired:
     files: tuple[Path, ...]  # everything that belongs there
     problems: tuple[Problem, ...] = ()
     needs_pairs: bool = True  # whether the run ends where no pair is usable
+    incomplete: str = ""  # what the run ends with, after all was written, where it shall be repeated
     outcomes: Callable[[pd.DataFrame], pd.DataFrame] | None = None  # PAIRS -> OUTCOMES, of a source that asks an archive
 
 
