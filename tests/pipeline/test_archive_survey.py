@@ -165,7 +165,9 @@ def test_no_file_at_all_is_said_with_the_reason_of_the_first(prepared: Callable[
 
 def test_a_file_service_that_is_down_is_said_with_the_way_on(prepared: Callable[..., Path]) -> None:
     project = prepared(
-        "\n".join([*CATALOGUE.splitlines()[:3], ""]), "survey.archive.download.server=http://127.0.0.1:1", "survey.archive.download.retries=0"
+        "\n".join([*CATALOGUE.splitlines()[:3], ""]),
+        "survey.archive.download.server=http://127.0.0.1:1",
+        "survey.archive.download.retries=0",
     )
     with inside(project):
         catalog.main()

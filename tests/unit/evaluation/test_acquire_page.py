@@ -1,7 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import islice
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
@@ -98,11 +100,11 @@ def test_the_numbers_of_the_yield_picture_stand_out_from_their_shade(most: int) 
     axes = yield_figure(pd.DataFrame([{"mission": "m", "filter": "F", "year": 2000 + n, "pairs": n} for n in pairs])).axes[0]
     image = axes.images[0]
     for label in axes.texts:
-        shade = _luminance(image.cmap(image.norm(float(label.get_text()))))
+        shade = _luminance(np.ravel(image.to_rgba(np.array([float(label.get_text())]))))
         ink = _luminance(to_rgb(label.get_color()))
         assert (max(shade, ink) + 0.05) / (min(shade, ink) + 0.05) > 3.0, label.get_text()
 
 
-def _luminance(color: Sequence[float]) -> float:
-    red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in color[:3])
+def _luminance(color: Iterable[float]) -> float:
+    red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in islice(color, 3))
     return float(0.2126 * red + 0.7152 * green + 0.0722 * blue)
