@@ -147,10 +147,12 @@ def draw(tables: dict[str, Table], path: Path) -> None:
         left.set(xlabel="matched-filter S/N of the injected source", ylabel="fraction found", title="Completeness", ylim=(-0.05, 1.08))
         left.legend(fontsize=8, loc="lower right")
     limits = [
-        (row.name, abs(row.value) / float(row.target.split("<=")[1].split()[0]), bool(row.passed))
+        (row.name, abs(row.value) / limit, bool(row.passed))
         for table in tables.values()
         for row in table.rows
-        if "<=" in row.target and math.isfinite(row.value)
+        if "<=" in row.target
+        and math.isfinite(row.value)
+        and (limit := float(row.target.split("<=")[1].split()[0]))  # of 0 there is no share
     ]
     colours = ["tab:green" if good else "tab:red" for _, _, good in limits]
     right.barh([name for name, _, _ in limits], [share for _, share, _ in limits], color=colours)

@@ -2,10 +2,14 @@
 
 A part is two tables, the rows and then the questions; a part whose questions are not there yet does not count. Freezing
 merges parts and earlier tables, sorted by event and some events at a time, so that memory does not grow with their number.
+
+Answers that a freeze leaves out (another catalogue, another survey) stay in a folder beside it (`data/.manifest` for
+`data/manifest`), the latest of each event and mission, and come back when they are wanted again: nothing is asked twice.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,6 +31,7 @@ from astrid.sky.archives import Event
 MANIFEST_NAME = "manifest.parquet"
 QUESTIONS_NAME = "questions.parquet"
 _PARTS = "parts"
+_BEFORE = "zz-before"  # name of the part that the frozen tables become: the last in order
 _QUESTIONS_SUFFIX = ".questions.parquet"
 _MERGED = 64  # events a row group of the manifest
 _ORDER = ["object_id", "mission", "obs_id", "filename"]
@@ -113,12 +118,13 @@ class Known:
 
 
 def _sources(folder: Path) -> Iterator[tuple[Path, pd.DataFrame]]:
-    """Files of rows with their questions: the parts, then the frozen tables. One that cannot be read is asked again."""
+    """Files of rows with their questions: parts, frozen tables, those beside. What one that cannot be read held is asked again."""
     pairs = [
         (path.with_name(path.name.removesuffix(_QUESTIONS_SUFFIX) + ".parquet"), path)
         for path in sorted((folder / _PARTS).glob(f"*{_QUESTIONS_SUFFIX}"))
     ]
-    for table, questions in [*pairs, (folder / MANIFEST_NAME, folder / QUESTIONS_NAME)]:
+    frozen = [(place / MANIFEST_NAME, place / QUESTIONS_NAME) for place in (folder, _beside(folder))]
+    for table, questions in [*pairs, *frozen]:
         if not questions.exists():
             continue
         try:
@@ -141,27 +147,72 @@ def _counted(path: Path) -> Counter[Ident]:
 
 
 def freeze(questions: Sequence[Question], known: Known, folder: Path) -> pd.DataFrame:
-    """Write the manifest and the questions of exactly these questions, and remove the parts; returns the questions."""
+    """Write the manifest and the questions of exactly these questions, and remove the parts; returns the questions.
+
+    What else is known is kept beside. A kill at any time loses nothing: what is left out stays a part until it lies there.
+    """
+    others = _left_out(questions, known, folder)
+    if others:
+        known = _as_part(folder)
+    frame = _write(questions, known, folder)
+    if others:
+        _write(others, known, _beside(folder))
+    shutil.rmtree(folder / _PARTS, ignore_errors=True)
+    return frame
+
+
+def leave(folder: Path) -> None:
+    """Freeze nothing: the tables become empty, and all that is known is kept beside."""
+    freeze([], Known.read(folder), folder)
+
+
+def _beside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}")
+
+
+def _left_out(questions: Sequence[Question], known: Known, folder: Path) -> list[Question]:
+    """What is known besides these questions, the latest of each event and mission; nothing where all of it lies beside already."""
+    wanted = {(*question.ident, question.key) for question in questions}
+    rest: dict[Ident, Question] = {}
+    for object_id, mission, key in known.answered:  # the latest first
+        if (object_id, mission, key) not in wanted:
+            event = Event(object_id, math.nan, math.nan, math.nan, math.nan)
+            rest.setdefault((object_id, mission), Question(event, mission, key))
+    beside = _beside(folder)
+    moved = any(known.answered[(*ident, question.key)].source.parent != beside for ident, question in rest.items())
+    return [rest[ident] for ident in sorted(rest)] if moved else []
+
+
+def _as_part(folder: Path) -> Known:
+    """Make the frozen tables a part, so that they can be read while they are replaced."""
+    parts = folder / _PARTS
+    parts.mkdir(parents=True, exist_ok=True)
+    for name, part in ((MANIFEST_NAME, f"{_BEFORE}.parquet"), (QUESTIONS_NAME, f"{_BEFORE}{_QUESTIONS_SUFFIX}")):
+        if (folder / name).exists():
+            with atomic_path(parts / part) as temporary:
+                shutil.copyfile(folder / name, temporary)
+    return Known.read(folder)
+
+
+def _write(questions: Sequence[Question], known: Known, folder: Path) -> pd.DataFrame:
     folder.mkdir(parents=True, exist_ok=True)
     schema = to_arrow(MANIFEST.empty(), MANIFEST, source=MANIFEST_NAME).schema
     with atomic_path(folder / MANIFEST_NAME) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for frame in _groups(questions, known):
             if len(frame):
                 writer.write_table(to_arrow(frame, MANIFEST, source=MANIFEST_NAME).cast(schema))
-    lines = []
-    for question in questions:
-        answer = known.answered.get((*question.ident, question.key))
-        if answer is not None:
-            lines.append(line(question, "answered", answer.observations, answer.products))
-        elif question.reason:
-            lines.append(line(question, "not asked", reason=question.reason))
-        else:
-            reason = known.failed.get((*question.ident, question.key), "it was not asked.")
-            lines.append(line(question, "failed", reason=reason))
-    frame = pd.DataFrame(lines) if lines else QUESTIONS.empty()
+    frame = pd.DataFrame([_told(question, known) for question in questions]) if questions else QUESTIONS.empty()
     write_table(frame, folder / QUESTIONS_NAME, QUESTIONS)
-    shutil.rmtree(folder / _PARTS, ignore_errors=True)
     return frame
+
+
+def _told(question: Question, known: Known) -> dict[str, Any]:
+    answer = known.answered.get((*question.ident, question.key))
+    if answer is not None:
+        return line(question, "answered", answer.observations, answer.products)
+    if question.reason:
+        return line(question, "not asked", reason=question.reason)
+    return line(question, "failed", reason=known.failed.get((*question.ident, question.key), "it was not asked."))
 
 
 def _groups(questions: Sequence[Question], known: Known) -> Iterator[pd.DataFrame]:

@@ -27,6 +27,7 @@ PAGE_PATH = Path("reports/acquire.html")
 
 def main() -> None:
     """Fill data/raw from the configured source, pair its exposures, and account for what is missing."""
+    from astrid.sky.download.kept import park
     from astrid.sky.pairs import pair_exposures
 
     survey = settings(SurveyConfig, "survey")
@@ -37,6 +38,7 @@ def main() -> None:
     write_table(acquired.exposures, EXPOSURES_PATH, EXPOSURES)
     write_table(acquired.truth, TRUTH_PATH, TRUTH)
     write_json(QUARANTINE_PATH, [dataclasses.asdict(problem) for problem in acquired.problems])
+    park(RAW, acquired.files)
     prune(RAW, [*acquired.files, EXPOSURES_PATH, TRUTH_PATH, QUARANTINE_PATH])
     write_table(outcomes, OUTCOMES_PATH, OUTCOMES)
     _report(survey.kind, acquired, pairs, outcomes)

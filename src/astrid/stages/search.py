@@ -10,8 +10,8 @@ from astrid.config.params import settings
 from astrid.config.schema import SurveyConfig
 from astrid.core.errors import ConfigError, InputError
 from astrid.core.runtime import log
-from astrid.io.archive_tables import MANIFEST, QUESTIONS
-from astrid.io.tables import CATALOG, read_table, write_table
+from astrid.io.tables import CATALOG, read_table
+from astrid.sky.frozen import leave
 from astrid.stages.common import incomplete, prune, run
 
 OUTPUT = Path("data/manifest")
@@ -25,8 +25,7 @@ def main() -> None:
     survey = settings(SurveyConfig, "survey")
     short = ""
     if survey.kind != "archive":
-        write_table(MANIFEST.empty(), MANIFEST_PATH, MANIFEST)
-        write_table(QUESTIONS.empty(), QUESTIONS_PATH, QUESTIONS)
+        leave(OUTPUT)
     else:
         short = _search(survey)
     prune(OUTPUT, [MANIFEST_PATH, QUESTIONS_PATH])

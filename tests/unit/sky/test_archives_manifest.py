@@ -27,7 +27,7 @@ from astrid.core.runtime import exit_codes
 from astrid.io.archive_tables import MANIFEST, QUESTIONS
 from astrid.io.tables import CATALOG, conform, read_table, to_arrow, write_table
 from astrid.sky import manifest
-from astrid.sky.frozen import read_manifest
+from astrid.sky.frozen import leave, read_manifest
 from astrid.sky.manners import ArchiveError
 from astrid.stages import search as stage
 from support.archive_server import faults
@@ -155,6 +155,27 @@ def test_only_new_events_and_missions_are_asked_and_what_is_not_wanted_goes(serv
     ask(tmp_path / "grown", server, catalog(4), ("swift",))
     assert set(read_table(tmp_path / "grown/manifest.parquet", MANIFEST)["mission"]) == {"swift"}
     assert len(read_table(tmp_path / "grown/questions.parquet", QUESTIONS)) == 4
+
+
+def test_what_is_not_wanted_any_more_comes_back_unasked(served: Callable[..., ArchiveServer], tmp_path: Path) -> None:
+    server, folder = served(sky(9)), tmp_path / "manifest"
+    ask(folder, server, catalog(9))
+    before = both(folder)
+    server.forget()
+    leave(folder)  # another survey
+    assert read_table(folder / "manifest.parquet", MANIFEST).empty
+    assert read_table(folder / "questions.parquet", QUESTIONS).empty
+    leave(folder)  # and that again
+    ask(folder, server, catalog(4), ("swift",))
+    ask(folder, server, catalog(9), ("galex",))
+    ask(folder, server, catalog(9))
+    assert server.total == 0
+    assert both(folder) == before
+
+
+def test_leaving_an_archive_that_was_never_asked_keeps_nothing(tmp_path: Path) -> None:
+    leave(tmp_path / "manifest")
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest"]
 
 
 def test_the_key_covers_what_the_answer_depends_on(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from astrid.core.errors import InputError
-from astrid.sky.download import Fetched, fetch, work_folder
+from astrid.sky.download import Fetched, fetch, park, work_folder
 from support.archive_server import small
 from support.archive_server.faults import Fault, Listed, Plan, Seeded, none
 from support.archive_server.server import BUCKET, DOWNLOAD, ArchiveServer, bucket, files
@@ -123,6 +123,30 @@ def test_a_silent_server_counts_as_broken(start: Start, tmp_path: Path) -> None:
     fetched, server = one(start, small.image("a"), tmp_path, Listed({"a.fits": (Fault("slow", seconds=15.0),)}), set_timeout=0.5)
     assert len(fetched.paths) == 1
     assert server.total == 2
+
+
+def test_files_of_another_survey_in_between_come_back_unasked(start: Start, tmp_path: Path) -> None:
+    content = {f"mast:SWIFT/SN-1/{name}": small.image(name) for name in ("a.fits", "b.fits")}
+    rows = small.chosen(small.row(name, content[f"mast:SWIFT/SN-1/{name}"]) for name in ("a.fits", "b.fits"))
+    server, raw = start(content), tmp_path / "raw"
+    first = fetch(rows, small.catalog(), raw, small.settings(server.url))
+    before = tree(raw)
+    park(raw, [raw / first.paths[0]])
+    assert list(tree(raw)) == [first.paths[0]]
+    park(raw, [])
+    assert not tree(raw)
+    server.forget()
+    again = fetch(rows, small.catalog(), raw, small.settings(server.url))
+    assert server.total == 0
+    assert tree(raw) == before
+    assert again.paths == first.paths
+
+
+def test_files_of_other_hands_are_not_kept(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "own.fits").write_bytes(b"own")
+    park(tmp_path / "raw", [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
 
 
 def test_a_second_run_asks_nothing(start: Start, tmp_path: Path) -> None:

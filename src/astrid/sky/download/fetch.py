@@ -22,6 +22,7 @@ from astrid.core.records import Problem
 from astrid.core.runtime import log
 from astrid.io.archive_tables import CHOSEN
 from astrid.io.tables import conform
+from astrid.sky.download.kept import JOURNAL, take_back, work_folder
 from astrid.sky.download.memory import Memory, Stamp
 from astrid.sky.download.meter import Meter
 from astrid.sky.download.plan import GB, PASSING, Item, Loss, Place, make_plan, need_disk, safe, within_budget
@@ -61,11 +62,6 @@ class _Result:
     refused: tuple[tuple[Place, Loss], ...] = ()  # what was not, and why
     silent: bool = False  # the archive did not answer
     error: BaseException | None = None  # a defect or a full disk, which ends the run
-
-
-def work_folder(root: Path) -> Path:
-    """Where files under way, the memory of verified ones and those set aside lie: beside the root, not in it."""
-    return root.with_name(f".{root.name}")
 
 
 def fetch(
@@ -139,9 +135,10 @@ class _Run:
     def __init__(self, root: Path, work: Path, cfg: DownloadConfig, seed: int) -> None:
         self._root = root
         self._cfg = cfg
+        self._beside = work
         self._partial = work / "partial"
         self._aside = work / "quarantine"
-        self._memory = Memory(work / "verified.jsonl", root)
+        self._memory = Memory(work / JOURNAL, root)
         self._meter = Meter()
         self._transfers = Transfers(cfg, seed, self._meter.arrived)
 
@@ -172,6 +169,7 @@ class _Run:
 
     def _recall(self, item: Item, place: Place) -> tuple[Stamp, ...] | None:
         key = f"{item.key} {place.image} {place.target}"
+        take_back(self._beside, self._root, place.path)
         stamps = self._memory.recall(place.path, key)
         if stamps is not None:
             return stamps

@@ -46,6 +46,10 @@ class Memory:
         key, stamps = self._known[path]
         return json.dumps({"path": path, "key": key, "files": [asdict(stamp) for stamp in stamps]}, sort_keys=True).encode() + b"\n"
 
+    def products(self) -> list[str]:
+        """The paths of all products that were ever verified, relative to the root, in order."""
+        return sorted(self._known)
+
     def knows(self, path: str, key: str) -> bool:
         """Whether a product was ever verified, whatever lies there now."""
         return self._known.get(path, ("", ()))[0] == key
