@@ -34,6 +34,10 @@ def catalog(sources: Sequence[str], output: Path, *, formats: Sequence[CatalogFo
     from astrid.sky.catalog.compile import account, compile_catalogs
 
     chosen = tuple(_source(text, kind) for text, kind in zip(sources, _each(formats, len(sources)), strict=True))
+    if output.suffix != ".parquet":
+        raise InputError(
+            f"{output} does not end in .parquet, and the catalogue is a Parquet table; name it {output.with_suffix('.parquet')}."
+        )
     merged, refused, report = (output.with_name(f"{output.stem}{end}") for end in (".merged.csv", ".refused.csv", ".json"))
     check_outputs([Path(one.path) for one in chosen if one.format != "vizier"], [output, merged, refused, report])
     compiled = compile_catalogs(chosen, replace(cfg, sources=chosen))

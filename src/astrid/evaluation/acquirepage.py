@@ -41,6 +41,7 @@ class Acquisition:
     pairs: pd.DataFrame  # PAIRS
     outcomes: pd.DataFrame  # OUTCOMES; empty where no archive was asked
     problems: Sequence[tuple[str, str]]  # source and reason of what was set aside
+    alerts: int = 0  # usable ones; only where the source is alert packets
 
 
 def yields(pairs: pd.DataFrame) -> pd.DataFrame:
@@ -65,6 +66,8 @@ def acquire_summary(data: Acquisition) -> dict[str, Any]:
         "refused": int(status.sum() - status.get("ok", 0)),
         "pairs_by_mission": _tree(yields(data.pairs)),
     }
+    if data.kind == "alerts":
+        found["alerts"] = data.alerts
     if len(data.outcomes):
         found["events"] = int(data.outcomes["object_id"].nunique())
         found["events_with_pairs"] = int(data.outcomes.loc[data.outcomes["pairs"] > 0, "object_id"].nunique())
@@ -171,12 +174,14 @@ def _embedded(figure: Figure) -> str:
 
 
 def _lead(data: Acquisition, summary: Mapping[str, Any]) -> str:
+    if data.kind == "alerts":
+        return f"{_counted(data.alerts, 'usable alert')}, which bring their stamps; {summary['quarantined']:,} set aside, with the reason."
     pairs = _counted(summary["pairs"], "usable pair")
     if len(data.outcomes):
         missions = ", ".join(summary["missions"])
         without = f"{summary['events'] - summary['events_with_pairs']:,}"
         return f"{pairs} from {_counted(summary['events'], 'event')} that {missions} was asked for; {without} without one, with the reason."
-    sources = {"simulated": "the simulated survey", "folder": "a folder", "alerts": "alert packets, which bring their stamps"}
+    sources = {"simulated": "the simulated survey", "folder": "a folder"}
     return f"{pairs} from {_counted(summary['exposures'], 'exposure')} of {sources.get(data.kind, data.kind)}."
 
 
@@ -188,8 +193,10 @@ def _cards(data: Acquisition, summary: Mapping[str, Any]) -> list[dict[str, str]
     cards = [
         ("Pairs", f"{summary['pairs']:,}", f"{_counted(summary['refused'], 'science exposure')} without a reference"),
         ("Exposures", f"{summary['exposures']:,}", "read, with role, filter and date"),
-        ("Set aside", f"{summary['quarantined']:,}", "files, each with its reason"),
+        ("Set aside", f"{summary['quarantined']:,}", "each with its reason"),
     ]
+    if data.kind == "alerts":
+        cards[:2] = [("Alerts", f"{data.alerts:,}", "with all three stamps")]
     if len(data.outcomes):
         share = summary["events_with_pairs"] / max(summary["events"], 1)
         cards[1:1] = [("Events with a pair", f"{summary['events_with_pairs']:,}", f"of {summary['events']:,}: {share:.0%}")]

@@ -73,7 +73,7 @@ def _report(kind: str, acquired: Acquired, pairs: pd.DataFrame, outcomes: pd.Dat
     from astrid.evaluation.report import render_acquire
 
     problems = [(problem.source, problem.reason) for problem in acquired.problems]
-    data = Acquisition(kind, acquired.exposures, pairs, outcomes, problems)
+    data = Acquisition(kind, acquired.exposures, pairs, outcomes, problems, acquired.alerts)
     write_json(SUMMARY_PATH, acquire_summary(data))
     write_bytes(PAGE_PATH, render_acquire(acquire_context(data)).encode())
 

@@ -84,9 +84,12 @@ def test_other_sources_have_their_page_too() -> None:
     assert "simulated data" in page
     assert page.count("data:image/png;base64,") == 1
     assert "events" not in acquire_summary(data)
-    nothing = render_acquire(acquire_context(acquisition(kind="alerts", outcomes=OUTCOMES.empty(), pairs=PAIRS.empty(), problems=[])))
-    assert "alert packets" in nothing
-    assert "data:image" not in nothing
+    alerts = acquisition(kind="alerts", outcomes=OUTCOMES.empty(), pairs=PAIRS.empty(), problems=[("a", "it is broken.")], alerts=744)
+    page = render_acquire(acquire_context(alerts))
+    assert "744 usable alerts, which bring their stamps; 1 set aside" in page
+    assert acquire_summary(alerts)["alerts"] == 744
+    assert "Pairs" not in page
+    assert "data:image" not in page
 
 
 def test_many_filters_and_years_fit() -> None:

@@ -204,3 +204,11 @@ def test_what_the_verb_cannot_do_is_one_sentence(
     Path("out.parquet").write_text("")
     with pytest.raises(InputError, match=message):
         CliRunner().invoke(cli, ["catalog", *arguments, "-o", "out.parquet"], catch_exceptions=False)
+
+
+def test_the_verb_writes_parquet_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _sources(tmp_path)
+    with pytest.raises(InputError, match=r"sn\.csv does not end in \.parquet, .* name it sn\.parquet"):
+        CliRunner().invoke(cli, ["catalog", "mine.csv", "-o", "sn.csv"], catch_exceptions=False)
+    assert not Path("sn.csv").exists()

@@ -62,7 +62,7 @@ def alerts(survey: SurveyConfig) -> Acquired:
     used = table["scorable"]
     log.info("alerts: %d files, %d readings, %d usable, %d set aside", len(copies), len(table), int(used.sum()), int((~used).sum()))
     files = (*job_files(jobs), *(RAW / name for name in copies), ALERTS_PATH, EVIDENCE_PATH)
-    return Acquired(EXPOSURES.empty(), TRUTH.empty(), files, _problems(table), needs_pairs=False)
+    return Acquired(EXPOSURES.empty(), TRUTH.empty(), files, _problems(table), alerts=int(used.sum()), needs_pairs=False)
 
 
 def _rules(texts: Sequence[str]) -> tuple[Rule, ...]:

@@ -31,6 +31,7 @@ class Acquired:
     truth: pd.DataFrame  # TRUTH
     files: tuple[Path, ...]  # everything that belongs there
     problems: tuple[Problem, ...] = ()
+    alerts: int = 0  # usable ones, of alert packets
     needs_pairs: bool = True  # whether the run ends where no pair is usable
     incomplete: str = ""  # what the run ends with, after all was written, where it shall be repeated
     outcomes: Callable[[pd.DataFrame], pd.DataFrame] | None = None  # PAIRS -> OUTCOMES, of a source that asks an archive
