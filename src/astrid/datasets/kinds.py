@@ -6,12 +6,18 @@ REAL, BOGUS, UNLABELLED = 1, 0, -1
 LABEL_NAMES = {REAL: "real", BOGUS: "bogus", UNLABELLED: "unlabelled"}
 
 SKY_KINDS = ("supernova", "variable", "asteroid", "injected")  # of a truth row: light from the sky
-# Artefacts of a truth row. A detection near several is named after the first group that is there, within it after the nearest row:
-# charge or light with a sharp outline, then what subtraction leaves of a constant star, then what is spread over many PSFs.
+# Artefacts of a truth row. A detection that several can have made is named after the first group that is there, within it after the
+# nearest row: charge or light with a sharp outline, then what subtraction leaves of a constant star, then what is spread over many PSFs.
 LOCAL_ARTEFACTS = ("cosmic_ray", "hot_pixel", "bad_column", "satellite_trail", "glint", "bleed", "crosstalk", "persistence")
 STAR_ARTEFACTS = ("dipole", "guiding", "cloud", "residual")
 DIFFUSE_ARTEFACTS = ("ghost", "glare", "stray_light", "edge", "amplifier_step", "fringe")
+ARTEFACT_GROUPS = (LOCAL_ARTEFACTS, STAR_ARTEFACTS, DIFFUSE_ARTEFACTS)
 ARTEFACT_KINDS = (*LOCAL_ARTEFACTS, *STAR_ARTEFACTS, *DIFFUSE_ARTEFACTS)
+# What a truth row of an artefact says of its light. Photometric: `flux` is what PSF photometry measures of it at the row's place, so that
+# it can be held against a candidate's. Brightening: it only adds light to the exposure that it is in. Spread: its rows lie far apart.
+PHOTOMETRIC = ("bad_column", "crosstalk", "persistence", "ghost", "glare", "stray_light", "amplifier_step", "fringe")
+BRIGHTENING = ("cosmic_ray", "hot_pixel", "satellite_trail", "glint")
+SPREAD = ("ghost", "glare", "stray_light", "amplifier_step", "fringe")
 ENUMERATED = ("cosmic_ray", "hot_pixel", "ghost")  # kinds of which a complete truth table lists every case, where it is
 
 # Bogus kind of a tag, the most telling one first; a bogus without a tag is noise.

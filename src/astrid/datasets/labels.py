@@ -69,10 +69,11 @@ def label_candidates(
     exposure minus its flux in the reference, on the science exposure's zero-point (an absent row is no flux). A candidate is
     real when that difference has its sign and at least `min_true_snr` sigma; a moving object is real, of the kind "moving".
     One at the position of a fainter or opposite difference, or in the surroundings of a significant one, stays unlabelled. An
-    artefact's row gives a bogus of its kind, where no source is; a source that gives less than half of a detection's
-    significance under an artefact stays unlabelled. What is left is bogus where the truth of the exposure is complete, which it is
-    when the table has any row other than an injection for it; its kind is then read off its tags, but never one of which the
-    table lists every case: what looks as sharp as a cosmic ray where none fell is something else.
+    artefact's row gives a bogus of its kind where no source is, if its light can have made the detection: it must have the
+    detection's sign and, where the table gives its PSF flux, at least half of its own. A source that gives less than half of a
+    detection's significance under an artefact stays unlabelled. What is left is bogus where the truth of the exposure is
+    complete, which it is when the table has any row other than an injection for it; its kind is then read off its tags, but
+    never one of which the table lists every case: what looks as sharp as a cosmic ray where none fell is something else.
     *Catalogue*: only where the truth is not complete; the source must have been there (from `catalog_margin` days before
     its discovery on) in the exposure that the candidate's sign points to.
     *Given* (`human`: labels of people, evidence, weak scores): by name, or by place where a row has one.

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from astrid.core.errors import DataSetError
 from astrid.datasets import identity
-from astrid.datasets.kinds import DIFFUSE_ARTEFACTS, LOCAL_ARTEFACTS, SKY_KINDS, STAR_ARTEFACTS
+from astrid.datasets.kinds import ARTEFACT_GROUPS, BRIGHTENING, PHOTOMETRIC, SKY_KINDS, SPREAD
 
 if TYPE_CHECKING:
     from astrid.config.schema.dataset import DatasetConfig
 
 Floats = NDArray[np.float64]
+
+_SHARE = 0.5  # of a candidate's flux that an artefact must give at its place to have made it
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +29,7 @@ class TruthMatch:
     sky_kind: NDArray[np.object_]
     transient_type: NDArray[np.object_]
     true_snr: Floats  # true flux difference in the candidate's sign over flux_err; NaN without an object
-    artefact: NDArray[np.object_]  # kind of the artefact at its place; "" without
+    artefact: NDArray[np.object_]  # kind of the artefact at its place that can have made it; "" without
     ambiguous: NDArray[np.bool_]  # a significant sky object sits outside the radius, but near
 
 
@@ -65,9 +67,7 @@ def _match_pair(
     radius = match_radius(chosen, cfg.match_radius_fwhm, cfg)
     to_here, to_there = _distances(chosen, here, pixels=True), _distances(chosen, there, pixels=False)
     wide = match_radius(chosen, max(cfg.ambiguous_radius_fwhm, cfg.match_radius_fwhm), cfg)
-    out.artefact[where] = _artefacts(
-        np.concatenate([to_here, to_there], axis=1), np.concatenate([here["kind"], there["kind"]]), radius, wide
-    )
+    out.artefact[where] = _artefacts(chosen, (here, to_here), (there, to_there), radius, wide)
     sky_here, sky_there = here["kind"].isin(SKY_KINDS).to_numpy(), there["kind"].isin(SKY_KINDS).to_numpy()
     here, there, to_here, to_there = here[sky_here], there[sky_there], to_here[:, sky_here], to_there[:, sky_there]
     if not len(here) + len(there):
@@ -86,16 +86,48 @@ def _match_pair(
     out.ambiguous[where] = (around & (np.abs(difference) >= cfg.min_true_snr * error[:, None])).any(axis=1)
 
 
-def _artefacts(distance: Floats, kinds: NDArray[np.object_], radius: Floats, wide: Floats) -> NDArray[np.object_]:
-    """Kind of the artefact at each candidate, "" without. `distance`: (n, m) to the rows of `kinds`; spread ones reach to `wide`."""
-    out = np.full(len(distance), "", dtype=object)
-    for group, reach in ((LOCAL_ARTEFACTS, radius), (STAR_ARTEFACTS, radius), (DIFFUSE_ARTEFACTS, wide)):
+def _artefacts(
+    chosen: pd.DataFrame, here: tuple[pd.DataFrame, Floats], there: tuple[pd.DataFrame, Floats], radius: Floats, wide: Floats
+) -> NDArray[np.object_]:
+    """Kind of the artefact that made each candidate, "" without; `here`, `there`: rows of an exposure and the distances to them, (n, m)."""
+    kinds = np.concatenate([here[0]["kind"], there[0]["kind"]])
+    distance = np.concatenate([here[1], there[1]], axis=1)
+    reach = np.where(np.isin(kinds, SPREAD), wide[:, None], radius[:, None])
+    distance = np.where((distance <= reach) & _made(chosen, here, there, kinds, reach), distance, np.inf)
+    out = np.full(len(chosen), "", dtype=object)
+    for group in ARTEFACT_GROUPS:
         members = np.isin(kinds, group)
         if members.any():
             own = distance[:, members]
-            near = (own.min(axis=1) <= reach) & (out == "")
+            near = np.isfinite(own.min(axis=1)) & (out == "")
             out[near] = kinds[members][own.argmin(axis=1)][near]
     return out
+
+
+def _made(
+    chosen: pd.DataFrame, here: tuple[pd.DataFrame, Floats], there: tuple[pd.DataFrame, Floats], kinds: NDArray[np.object_], reach: Floats
+) -> NDArray[np.bool_]:
+    """Which rows can have made each candidate, bool (n, m): those whose light has its sign and, where it was measured, enough flux.
+
+    Light of an artefact that is in both exposures makes no more than the difference of its nearest rows.
+    """
+    sign, flux = chosen["sign"].to_numpy(), np.abs(chosen["flux"].to_numpy())
+    first = len(here[0])
+    side = np.where(np.arange(len(kinds)) < first, 1, -1)
+    made = ~np.isin(kinds, BRIGHTENING)[None, :] | (side[None, :] == sign[:, None])
+    for kind in set(kinds).intersection(PHOTOMETRIC):
+        light = _nearest(*here, kind, reach[:, :first]) - _nearest(*there, kind, reach[:, first:])
+        made[:, kinds == kind] = ~(sign * light < _SHARE * flux)[:, None]  # NaN: nobody measured it
+    return np.asarray(made)
+
+
+def _nearest(rows: pd.DataFrame, distance: Floats, kind: str, reach: Floats) -> Floats:
+    """Flux of the nearest row of a kind within reach of each candidate, 0 without: (n,)."""
+    members = (rows["kind"] == kind).to_numpy()
+    if not members.any():
+        return np.zeros(len(distance))
+    near = np.where(distance <= reach, distance, np.inf)[:, members]
+    return np.where(np.isfinite(near.min(axis=1)), rows["flux"].to_numpy()[members][near.argmin(axis=1)], 0.0)
 
 
 def match_radius(chosen: pd.DataFrame, scale: float, cfg: DatasetConfig) -> Floats:

@@ -13,7 +13,8 @@ import yaml
 from astrid.config.schema.dataset import DatasetConfig
 from astrid.config.validate import validate
 from astrid.core.errors import DataSetError, InputError
-from astrid.datasets.labels import ARTEFACT_KINDS, label_candidates, winners
+from astrid.datasets.kinds import ARTEFACT_KINDS, PHOTOMETRIC
+from astrid.datasets.labels import label_candidates, winners
 from astrid.io.tables import CATALOG, LABELS, TRUTH
 
 SCALE = 0.5  # arcsec/px
@@ -168,6 +169,25 @@ def test_of_several_artefacts_the_sharpest_names_the_bogus() -> None:
     several = [truth_row("g", "ghost", 50, 50), truth_row("d", "dipole", 51, 50), truth_row("c", "cosmic_ray", 53, 50)]
     for count, expected in ((3, "cosmic_ray"), (2, "dipole"), (1, "ghost")):
         assert row(label([candidate(1, 50, 50)], several[:count]))["kind"] == expected
+
+
+@pytest.mark.parametrize("kind", PHOTOMETRIC)
+@pytest.mark.parametrize(("flux", "sign", "named"), [(60.0, 1, True), (40.0, 1, False), (60.0, -1, False), (-60.0, -1, True)])
+def test_an_artefact_must_give_half_of_the_light(kind: str, flux: float, sign: int, named: bool) -> None:
+    got = row(label([candidate(1, 50, 50, sign=sign)], [truth_row("x", kind, 51, 50, flux=flux)]))
+    assert (got["label"], got["kind"]) == (0, kind if named else "noise")
+
+
+@pytest.mark.parametrize(("there", "sign", "named"), [(30.0, 1, True), (60.0, 1, False), (160.0, -1, True)])
+def test_of_an_artefact_in_both_exposures_the_difference_counts(there: float, sign: int, named: bool) -> None:
+    both = [truth_row("x", "ghost", 51, 50, flux=100.0), truth_row("x", "ghost", 51, 52, flux=there, exposure="r")]
+    assert row(label([candidate(1, 50, 50, sign=sign)], both))["kind"] == ("ghost" if named else "noise")
+
+
+@pytest.mark.parametrize(("exposure", "sign", "named"), [("s", 1, True), ("s", -1, False), ("r", -1, True), ("r", 1, False)])
+def test_charge_brightens_the_exposure_that_it_is_in(exposure: str, sign: int, named: bool) -> None:
+    hit = [truth_row("c", "cosmic_ray", 51, 50, exposure=exposure), truth_row("sn1", "supernova", 300, 300)]
+    assert row(label([candidate(1, 50, 50, sign=sign)], hit))["kind"] == ("cosmic_ray" if named else "noise")
 
 
 @pytest.mark.parametrize(("flux", "expected"), [(40.0, -1), (60.0, 1)])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
 from astrid.config.schema.simulate import ArtifactSpec, PsfSpec
+from astrid.sky.simulate.marks import Mark
 
 Floats = NDArray[np.float64]
 
@@ -17,18 +16,6 @@ _TRACK_LENGTH = 14.0  # pixel, mean length of a particle's track
 _TRACK_DENSITY = 0.35  # charge a pixel of a track, in units of a compact hit's median
 _GHOST_HOLE = 0.35  # radius of the ghost's hole over its own
 _SPIKE_WIDTH = 0.9  # pixel, sigma across a spike
-MOST_MARKS = 300  # of one kind of extended artefact in an exposure
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """One truth row of an artefact: an extended one has several under one name."""
-
-    name: str
-    kind: str
-    x: float
-    y: float
-    electrons: float
 
 
 def cosmic_rays(spec: ArtifactSpec, size: int, rng: np.random.Generator) -> tuple[Floats, list[Mark]]:
@@ -106,31 +93,23 @@ def satellites(spec: ArtifactSpec, size: int, width: float, sky_noise: float, rn
     return light, marks
 
 
-def glare(
-    image: Floats, psf: PsfSpec, star: tuple[float, float, float], noise: float, rng: np.random.Generator
-) -> list[tuple[float, float]]:
-    """Add the diffraction spikes and the halo of a star (x, y, flux) to an image in place; the star may lie beside it.
+def glare(image: Floats, psf: PsfSpec, x: float, y: float, flux: float, rng: np.random.Generator) -> None:
+    """Add the diffraction spikes and the halo of a star to an image in place; the star may lie beside it.
 
-    Angle and strength vary between exposures as the settings say. Returns points along the spikes where they show above `noise`.
+    Angle and strength vary between exposures as the settings say.
     """
-    x, y, flux = star
     turn, strength = rng.normal(0.0, psf.spike_turn), float(np.exp(rng.normal(0.0, psf.glare_scatter)))
-    points: list[tuple[float, float]] = []
     if psf.spike_lines:
         share = strength * psf.spike_fraction * flux / psf.spike_lines / _spike_integral(psf.spike_length)
-        reach = _spike_reach(share, psf.spike_length, noise)
         for line in range(psf.spike_lines):
             angle = float(np.radians(psf.spike_angle + turn + 180.0 / psf.spike_lines * line))
             _add_spike(image, x, y, angle, share, psf.spike_length)
-            steps = np.arange(_SAMPLING, reach, _SAMPLING)
-            points += [(x + s * np.cos(angle), y + s * np.sin(angle)) for s in np.concatenate([-steps, steps]).tolist()]
     window = _window(image, x, y, psf.halo_radius)
     if window is not None:
         part, radius = window
         core = (0.1 * psf.halo_radius) ** 2
         halo = np.where(radius < psf.halo_radius, 1.0 / (core + radius**2), 0.0)
         part += strength * psf.halo_fraction * flux * halo / (np.pi * np.log1p(psf.halo_radius**2 / core))
-    return points
 
 
 def _spike_integral(length: float) -> float:
@@ -141,13 +120,6 @@ def _spike_integral(length: float) -> float:
 
 def _spike_along(along: Floats, length: float) -> Floats:
     return np.asarray(np.exp(-along / length) / (6.0 + along) ** 1.5)
-
-
-def _spike_reach(share: float, length: float, noise: float) -> float:
-    """Distance from the star, pixel, up to which a spike stands above the noise that a few pixels' mean has."""
-    along = np.arange(0.0, 12.0 * length, 1.0)
-    seen = np.flatnonzero(share * _spike_along(along, length) > 0.4 * noise)
-    return float(along[seen[-1]]) if len(seen) else 0.0
 
 
 def _add_spike(image: Floats, x: float, y: float, angle: float, share: float, length: float) -> None:
@@ -177,10 +149,10 @@ def _window(image: Floats, x: float, y: float, radius: float) -> tuple[Floats, F
     return image[low:high, left:right], distance
 
 
-def ghost(image: Floats, spec: ArtifactSpec, x: float, y: float, flux: float) -> list[tuple[float, float]]:
+def ghost(image: Floats, spec: ArtifactSpec, x: float, y: float, flux: float) -> None:
     """Add the out-of-focus reflection of a bright star, a ring opposite to it, in place.
 
-    Returns the ring's centre and points along it. The reflection moves against a dither, so two exposures never cancel it.
+    The reflection moves against a dither, so two exposures never cancel it.
     """
     middle, radius = (image.shape[0] - 1) / 2, spec.ghost_radius
     gx, gy = middle - spec.ghost_mirror * (x - middle), middle - spec.ghost_mirror * (y - middle)
@@ -188,20 +160,7 @@ def ghost(image: Floats, spec: ArtifactSpec, x: float, y: float, flux: float) ->
     if window is not None:
         part, away = window
         edge = 0.5 * (1 - np.tanh((away - radius) / 1.5)) * 0.5 * (1 + np.tanh((away - _GHOST_HOLE * radius) / 1.5))
-        part += spec.ghost_fraction * flux * edge / ghost_area(spec)
-    rings = [(r, t) for r in (_GHOST_HOLE * radius, radius) for t in np.arange(0, 2 * np.pi, max(_SAMPLING / r, 0.1)).tolist()]
-    return [(gx, gy), *((gx + r * np.cos(t), gy + r * np.sin(t)) for r, t in rings)]
-
-
-def ghost_area(spec: ArtifactSpec) -> float:
-    """Area of a ghost, pixels."""
-    return float(np.pi * spec.ghost_radius**2 * (1 - _GHOST_HOLE**2))
-
-
-def thinned(marks: list[Mark], size: int) -> list[Mark]:
-    """The marks on the sensor, of a great number every n-th."""
-    inside = [mark for mark in marks if 0 <= mark.x <= size - 1 and 0 <= mark.y <= size - 1]
-    return inside[:: -(-len(inside) // MOST_MARKS) or 1]
+        part += spec.ghost_fraction * flux * edge / (np.pi * radius**2 * (1 - _GHOST_HOLE**2))
 
 
 def bleed_marks(full: NDArray[np.bool_], stars: list[tuple[str, float, float, float]]) -> list[Mark]:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from astrid.config.schema.simulate import DetectorSpec, SimulateConfig
 from astrid.core.runtime import rng_for
-from astrid.sky.simulate.artifacts import Mark, thinned
 from astrid.sky.simulate.electronics import HotColumns, brighter_fatter, brighter_fatter_strength, draw_columns
+from astrid.sky.simulate.marks import Mark, thinned
 from astrid.sky.simulate.weather import fringe_pattern
 
 Floats = NDArray[np.float64]

@@ -8,14 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from astrid.sky.simulate.artifacts import Mark, thinned
-
 Floats = NDArray[np.float64]
 
 _FIELD_REACH = 1.5  # pixel, sigma of the reach of a pixel's charge
 _STAR_WINDOW = 24  # pixel, half width of the star on which the effect is normalised
 _COLUMN_ON = 0.6  # share of exposures in which a blinking column leaks
-_COLUMN_STEP = 4  # pixel between the marks of a column
 _NEIGHBOUR = 0.3  # share of bad columns whose neighbour leaks too, and its share of the charge
 
 
@@ -71,52 +68,29 @@ def draw_columns(size: int, mean: float, charge: float, exptime: float, rng: np.
     return HotColumns(columns.astype(np.int64), rows.astype(np.int64), rates.astype(np.float64))
 
 
-def leak(charge: Floats, columns: HotColumns, exptime: float, rng: np.random.Generator) -> list[Mark]:
-    """Add what the bad columns leak in one exposure, in place, with its shot noise; returns marks along those that leak."""
-    marks = []
-    size = charge.shape[0]
-    for number, (column, first, rate) in enumerate(
-        zip(columns.column.tolist(), columns.first.tolist(), columns.rate.tolist(), strict=True)
-    ):
+def leak(charge: Floats, columns: HotColumns, exptime: float, rng: np.random.Generator) -> Floats:
+    """Add what the bad columns leak in one exposure, in place, with its shot noise; returns what is expected of them (electrons)."""
+    size, expected = charge.shape[0], np.zeros(charge.shape)
+    for column, first, rate in zip(columns.column.tolist(), columns.first.tolist(), columns.rate.tolist(), strict=True):
         on, level = rng.random() < _COLUMN_ON, rate * exptime * float(rng.lognormal(0.0, 0.3))
         drawn = rng.poisson(level, size - first)
         if on:
             charge[first:, column] += drawn
-            marks += [Mark(f"column{number}", "bad_column", float(column), float(y), level) for y in range(first, size, _COLUMN_STEP)]
-    return marks
+            expected[first:, column] += level
+    return expected
 
 
-def crosstalk(charge: Floats, share: float) -> None:
-    """Add each pixel's charge times `share` to the pixel that the other amplifier reads at the same moment, in place.
+def crosstalk(charge: Floats, share: float) -> Floats:
+    """Each pixel's charge times `share` at the pixel that the other amplifier reads at the same moment (electrons).
 
     The two amplifiers read the halves of a row from the outside in, so that the image is mirrored about the middle (Freyhammer
     et al. 2001, Exp. Astron. 12, 147; Bernstein et al. 2017, PASP 129, 114502: some 1e-4, up to 1e-3).
     """
-    charge += share * charge[:, ::-1]
+    return np.asarray(share * charge[:, ::-1])
 
 
-def crosstalk_marks(
-    marks: list[Mark], stars: list[tuple[str, float, float, float]], width: int, share: float, limits: tuple[float, float, float]
-) -> list[Mark]:
-    """Marks at the mirror images of full columns and bright stars that show.
-
-    `limits`: the peak of a star of unit flux, the full well, and the faintest peak that counts (electrons).
-    """
-    peak, full_well, faintest = limits
-    found = []
-    if share * full_well > faintest:
-        found += [Mark(f"{mark.name}-talk", "crosstalk", width - 1 - mark.x, mark.y, share * full_well) for mark in marks]
-    done = {mark.name for mark in marks}
-    for name, x, y, flux in stars:
-        seen = share * min(peak * flux, full_well)
-        if name not in done and seen > faintest:
-            found.append(Mark(f"{name}-talk", "crosstalk", width - 1 - x, y, seen))
-    return thinned(found, width)
-
-
-def step_marks(size: int, step: float, faintest: float) -> list[Mark]:
-    """Marks along the border between two amplifiers whose levels differ by `step` electrons."""
-    if abs(step) < faintest:
-        return []
-    middle = size / 2 - 0.5
-    return [Mark("amplifiers", "amplifier_step", middle, float(y), abs(step)) for y in range(0, size, _COLUMN_STEP)]
+def step(size: int, sky: float, drift: tuple[float, float], gain: float) -> Floats:
+    """What the second amplifier's `drift` (of `detector.amplifier_drift`) adds to `sky` electrons on its half: electrons, (size, size)."""
+    light = np.zeros((size, size))
+    light[:, size // 2 :] = sky * (1 / (1 + drift[0]) - 1) + drift[1] * gain
+    return light

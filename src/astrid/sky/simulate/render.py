@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from astrid.config.schema.simulate import SimulateConfig
 from astrid.core.runtime import atomic_path, rng_for
 from astrid.sky.simulate import artifacts, electronics, optics, sources, weather
-from astrid.sky.simulate.artifacts import Mark
 from astrid.sky.simulate.detector import (
     Detector,
     amplifier_drift,
@@ -27,6 +26,7 @@ from astrid.sky.simulate.detector import (
     master_flat,
     read_out,
 )
+from astrid.sky.simulate.marks import LOCAL, SPREAD, Mark
 from astrid.sky.simulate.optics import Conditions
 from astrid.sky.simulate.randomise import expand
 from astrid.sky.simulate.scene import Scene, build_scene
@@ -138,12 +138,13 @@ def _sky(frame: Frame, sensor: Detector, size: int, level: float, own: Callable[
     sky = weather.sky_plane(spec.weather, size, level, conditions, own("moonlight"))
     arcs = weather.stray_light(spec.weather, size, level, conditions, own("stray light"))
     sky = sky if arcs is None else sky + arcs
-    marks = weather.structure_marks(sky, frame.faintest)
+    marks = frame.photometry.marks("sky", "stray_light", sky, SPREAD)
+    ripples = None
     if sensor.fringe is not None:
-        fringes, crests = weather.fringes(spec.detector.fringing, sensor.fringe, sky, frame.wavelength, frame.faintest, own("fringes"))
-        sky = sky if fringes is None else sky + fringes
-        marks += crests
-    return sky, marks
+        ripples = weather.fringes(spec.detector.fringing, sensor.fringe, sky, frame.wavelength, own("fringes"))
+    if ripples is None:
+        return sky, marks
+    return sky + ripples, marks + frame.photometry.marks("fringe", "fringe", ripples, SPREAD)
 
 
 def render(world: World, visit: Visit) -> Rendered:
@@ -160,7 +161,7 @@ def render(world: World, visit: Visit) -> Rendered:
     names = {mark.name for mark in saturated}
     marks += hit_marks + saturated + [mark for mark in light.stars if mark.name not in names]
     drift = amplifier_drift(sensor, rng_for(cfg.seed, visit.exposure_id, "amplifiers"))
-    marks += _amplifier_effects(frame, sensor, charge, (saturated, light.bright), drift, float(np.median(light.sky)))
+    marks += _amplifier_effects(frame, sensor, charge, drift, float(np.median(light.sky)))
     raw = read_out(sensor, charge, cfg.overscan, rng_for(cfg.seed, visit.exposure_id, "readout"), drift)
     rows = light.rows + [artifact_row(frame, mark) for mark in marks]
     return Rendered(raw, _with_sky(cfg, frame, rows), frame.conditions)
@@ -175,23 +176,19 @@ def _sensor_charge(world: World, frame: Frame, sensor: Detector, charge: Floats)
     if left is not None:
         charge += rng.poisson(left)
     if sensor.columns is not None:
-        marks = marks + electronics.leak(charge, sensor.columns, frame.visit.exptime, rng_for(seed, exposure, "hot columns"))
+        leaked = electronics.leak(charge, sensor.columns, frame.visit.exptime, rng_for(seed, exposure, "hot columns"))
+        marks = marks + frame.photometry.marks("column", "bad_column", leaked, LOCAL)
     return marks
 
 
-def _amplifier_effects(
-    frame: Frame, sensor: Detector, charge: Floats, stars: tuple[list[Mark], list[Star]], drift: tuple[float, float], sky: float
-) -> list[Mark]:
+def _amplifier_effects(frame: Frame, sensor: Detector, charge: Floats, drift: tuple[float, float], sky: float) -> list[Mark]:
     """Crosstalk between two amplifiers, in place, and the marks of it and of the step between their levels."""
     if sensor.amplifiers != 2:
         return []
-    size, share = charge.shape[0], frame.spec.detector.crosstalk
-    marks = electronics.step_marks(size, sky * drift[0] - drift[1] * sensor.gain, 2 * frame.faintest)
-    if share > 0:
-        electronics.crosstalk(charge, share)
-        limits = (float(frame.psf.profile[0]), sensor.full_well, 0.5 * frame.noise)
-        marks += electronics.crosstalk_marks(*stars, size, share, limits)
-    return marks
+    step = electronics.step(charge.shape[0], sky, drift, sensor.gain)
+    talk = electronics.crosstalk(charge, frame.spec.detector.crosstalk)
+    charge += talk
+    return frame.photometry.marks("amplifiers", "amplifier_step", step, SPREAD) + frame.photometry.marks("talk", "crosstalk", talk, LOCAL)
 
 
 def _with_sky(cfg: SimulateConfig, frame: Frame, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,7 +6,8 @@ refraction or turbulence (dipole), a cloud that dims it (cloud), a trailed PSF (
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 
 from astrid.config.schema.simulate import SurveySpec
 from astrid.sky.simulate import artifacts, optics, transients
-from astrid.sky.simulate.artifacts import Mark, thinned
 from astrid.sky.simulate.detector import Detector, bleed
+from astrid.sky.simulate.marks import LOCAL, SPREAD, Mark, Photometry, thinned
 from astrid.sky.simulate.optics import Conditions, EffectivePsf
 from astrid.sky.simulate.scene import MARGIN, Scene, power_law_magnitudes
 from astrid.sky.simulate.schedule import Visit
@@ -72,10 +73,10 @@ class Frame:
         """Number of pixels whose noise a PSF flux has: 4 pi sigma^2 of a Gaussian with the pixel in it."""
         return float(4 * np.pi * ((self.fwhm / 2.355) ** 2 + 1 / 12))
 
-    @property
-    def faintest(self) -> float:
-        """Brightness of extended light, electrons a pixel, that a PSF shows at one sigma."""
-        return self.noise / float(np.sqrt(self.psf_pixels))
+    @cached_property
+    def photometry(self) -> Photometry:
+        """What judges the light of artefacts."""
+        return Photometry.of(self.psf, self.fwhm, self.noise)
 
 
 def add_stars(light: Floats, frame: Frame, scene: Scene, sensor: Detector, cloud: Floats | None) -> tuple[list[Star], list[Mark]]:
@@ -158,15 +159,14 @@ def off_chip_stars(frame: Frame, size: int, rng: np.random.Generator) -> list[St
 
 
 def add_reflections(light: Floats, frame: Frame, bright: list[Star], rng: np.random.Generator) -> list[Mark]:
-    """Spikes, halos and ghosts of the bright stars; returns the marks of the spikes and ghosts that show above the noise."""
-    spec, marks = frame.spec.artifacts, []
-    for name, x, y, flux in bright:
-        spikes = artifacts.glare(light, frame.spec.psf, (x, y, flux), frame.noise, rng)
-        marks += thinned([Mark(f"{name}-glare", "glare", px, py, flux) for px, py in spikes], light.shape[0])
-        ring = artifacts.ghost(light, spec, x, y, flux)
-        if spec.ghost_fraction * flux / artifacts.ghost_area(spec) > 0.2 * frame.noise:
-            marks += thinned([Mark(f"{name}-ghost", "ghost", px, py, spec.ghost_fraction * flux) for px, py in ring], light.shape[0])
-    return marks
+    """Add spikes, halos and ghosts of the bright stars, and return their marks."""
+    glare, ghosts = np.zeros_like(light), np.zeros_like(light)
+    for _, x, y, flux in bright:
+        artifacts.glare(glare, frame.spec.psf, x, y, flux, rng)
+        artifacts.ghost(ghosts, frame.spec.artifacts, x, y, flux)
+    light += glare
+    light += ghosts
+    return frame.photometry.marks("glare", "glare", glare, SPREAD) + frame.photometry.marks("ghost", "ghost", ghosts, SPREAD)
 
 
 def add_glints(light: Floats, frame: Frame, rng: np.random.Generator) -> list[Mark]:
@@ -259,11 +259,9 @@ def persistent_charge(frame: Frame, sensor: Detector, size: int, rng: np.random.
     optics.add_points(before, frame.psf, x, y, flux, noise=0.1 * sensor.full_well)
     bleed(before, sensor.full_well)
     filled = before > _WAKE * sensor.full_well
-    stars = [(f"wake{index}", float(x[index]), float(y[index]), float(flux[index])) for index in range(number)]
     left = share * sensor.full_well * float(rng.lognormal(0.0, _WAKE_SCATTER))
-    marks = [replace(mark, kind="persistence", electrons=left) for mark in artifacts.bleed_marks(filled, stars)]
     charge = np.where(filled, left * before / sensor.full_well, 0.0)
-    return charge, thinned(marks, size) if left > frame.faintest else []
+    return charge, frame.photometry.marks("wake", "persistence", charge, LOCAL)
 
 
 def hot_marks(sensor: Detector, visit: Visit) -> list[Mark]:

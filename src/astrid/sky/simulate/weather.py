@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from astrid.config.schema.simulate import WeatherSpec
-from astrid.sky.simulate.artifacts import MOST_MARKS, Mark
 from astrid.sky.simulate.optics import Conditions
 
 Floats = NDArray[np.float64]
@@ -18,12 +17,9 @@ _COARSE = 64  # cells a side of the random fields
 _FINEST = 0.2  # cycles a cell: finer structure of a cloud or of silicon is left out
 _MOTION_FINEST = 5.0  # the same of image motion: as fine as the cells are
 _GLOW_BEND = 1.5  # e-foldings of scattered moonlight from the centre to the corner
-_VISIBLE = 1.0  # noise of a PSF: fainter structure gets no marks
 _FRINGE_RED = (700.0, 900.0)  # nm: no fringes below, the full amplitude at
 _FRINGE_SPACING = (18.0, 45.0)  # pixel, range of detectors' fringes
 _FRINGE_SCATTER = 0.3  # sigma of the log of their strength, as the sky's emission lines vary
-_CELL = 8  # pixel, side of the cells of which each gives at most one mark
-_MESH = 32.0  # pixel, sigma of what a background mesh follows
 
 
 def random_field(size: int, index: float, rng: np.random.Generator, finest: float = _FINEST) -> Floats:
@@ -68,27 +64,6 @@ def stray_light(spec: WeatherSpec, size: int, level: float, conditions: Conditio
     return light
 
 
-def structure_marks(sky: Floats, faintest: float) -> list[Mark]:
-    """Marks where the sky has structure finer than a background mesh follows, the strongest first.
-
-    `faintest` is the brightness, electrons a pixel, of extended light that a PSF shows at one sigma.
-    """
-    cells = _cells(sky).mean(axis=2)
-    left = cells - ndimage.gaussian_filter(cells, _MESH / _CELL, mode="nearest")
-    marks = [
-        Mark("sky", "stray_light", (column + 0.5) * _CELL - 0.5, (row + 0.5) * _CELL - 0.5, float(left[row, column]))
-        for row, column in np.argwhere(np.abs(left) > _VISIBLE * faintest).tolist()
-    ]
-    return sorted(marks, key=lambda mark: -abs(mark.electrons))[:MOST_MARKS]
-
-
-def _cells(image: Floats) -> Floats:
-    """The whole cells of an image: (rows, columns, pixels of a cell)."""
-    count = image.shape[0] // _CELL
-    blocks = image[: count * _CELL, : count * _CELL].reshape(count, _CELL, count, _CELL)
-    return blocks.transpose(0, 2, 1, 3).reshape(count, count, -1)
-
-
 def cloud_map(spec: WeatherSpec, size: int, conditions: Conditions, rng: np.random.Generator) -> Floats | None:
     """Transparency of each pixel over the exposure's mean, (size, size); None for an even sky.
 
@@ -125,24 +100,12 @@ def fringe_pattern(size: int, rng: np.random.Generator) -> Floats:
     return np.asarray(np.cos(2 * np.pi * phase) * envelope / envelope.max())
 
 
-def fringes(
-    amplitude: float, pattern: Floats, sky: Floats, wavelength: float, faintest: float, rng: np.random.Generator
-) -> tuple[Floats | None, list[Mark]]:
-    """Interference of the sky's emission lines in the silicon (electrons; None without) and marks on its strongest crests.
+def fringes(amplitude: float, pattern: Floats, sky: Floats, wavelength: float, rng: np.random.Generator) -> Floats | None:
+    """Interference of the sky's emission lines in the silicon (electrons, (size, size)); None without.
 
     `amplitude` is relative to the sky at 900 nm; it grows linearly from 700 nm on, and varies with the airglow from exposure to
     exposure, so that two exposures do not cancel (Howell 2012, PASP 124, 263; Medford et al. 2021, PASP 133, 064503).
     """
     red = np.clip((wavelength - _FRINGE_RED[0]) / (_FRINGE_RED[1] - _FRINGE_RED[0]), 0.0, 1.0)
     strength = amplitude * float(red) * float(rng.lognormal(0.0, _FRINGE_SCATTER))
-    if strength <= 0:
-        return None, []
-    light = strength * pattern * sky
-    flat = np.abs(_cells(light))
-    best, height = flat.argmax(axis=2), flat.max(axis=2)
-    marks = []
-    for row, column in np.argwhere(height > max(_VISIBLE * faintest, 0.5 * float(height.max()))).tolist():
-        inner = divmod(int(best[row, column]), _CELL)
-        x, y = float(column * _CELL + inner[1]), float(row * _CELL + inner[0])
-        marks.append(Mark("fringe", "fringe", x, y, float(height[row, column])))
-    return light, sorted(marks, key=lambda mark: -mark.electrons)[:MOST_MARKS]
+    return strength * pattern * sky if strength > 0 else None
