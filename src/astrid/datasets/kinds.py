@@ -60,7 +60,7 @@ TAGS_OF_KIND = {
     "dipole": ("dipole", "offset"),
     "guiding": ("dipole", "offset", "residual", "scale"),
     "cloud": ("scale",),
-    "residual": ("residual", "saturated", "offset", "scale"),
+    "residual": ("residual", "saturated", "dipole", "offset", "scale"),
 }
 NOISE = "noise"
 MOVING = "moving"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from astrid.core.errors import DataSetError
 from astrid.datasets import identity
-from astrid.datasets.kinds import ARTEFACT_GROUPS, BRIGHTENING, PHOTOMETRIC, SKY_KINDS, SPREAD
+from astrid.datasets.kinds import ARTEFACT_GROUPS, BRIGHTENING, PHOTOMETRIC, SKY_KINDS, SPREAD, STAR_ARTEFACTS
 
 if TYPE_CHECKING:
     from astrid.config.schema.dataset import DatasetConfig
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 _SHARE = 0.5  # of a candidate's flux that an artefact must give at its place to have made it
+_FWHM_PER_SIGMA = 2.3548
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,14 +95,37 @@ def _artefacts(
     distance = np.concatenate([here[1], there[1]], axis=1)
     reach = np.where(np.isin(kinds, SPREAD), wide[:, None], radius[:, None])
     distance = np.where((distance <= reach) & _made(chosen, here, there, kinds, reach), distance, np.inf)
-    out = np.full(len(chosen), "", dtype=object)
+    found = np.full(len(chosen), -1)
     for group in ARTEFACT_GROUPS:
-        members = np.isin(kinds, group)
-        if members.any():
+        members = np.flatnonzero(np.isin(kinds, group))
+        if len(members):
             own = distance[:, members]
-            near = np.isfinite(own.min(axis=1)) & (out == "")
-            out[near] = kinds[members][own.argmin(axis=1)][near]
-    return out
+            near = np.isfinite(own.min(axis=1)) & (found < 0)
+            found[near] = members[own.argmin(axis=1)][near]
+    named = np.append(kinds, "")[found]
+    named[(named == "dipole") & ~_shifted(chosen, here[0], there[0], found)] = "residual"
+    return np.asarray(named)
+
+
+def _shifted(chosen: pd.DataFrame, here: pd.DataFrame, there: pd.DataFrame, found: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Whether the shift of the star in row `found` gives enough of each candidate's flux, (n,); True where it is not known.
+
+    Two Gaussian PSFs of flux F and width sigma at a distance d leave a PSF flux of up to F d exp(-1/2) / (sqrt(2) sigma).
+    """
+    shift, flux = np.append(_shifts(here, there), np.nan)[found], np.array([*here["flux"], *there["flux"], np.nan])[found]
+    sigma = chosen["psf_fwhm"].to_numpy() * _pixel_scale(chosen) / _FWHM_PER_SIGMA
+    return np.asarray(~(flux * shift * np.exp(-0.5) / (np.sqrt(2) * sigma) < _SHARE * np.abs(chosen["flux"].to_numpy())))
+
+
+def _shifts(here: pd.DataFrame, there: pd.DataFrame) -> Floats:
+    """Arcsec by which the star of each row, those of `here` first, is elsewhere in the other exposure than most; NaN if not in both."""
+    one, other = (rows[rows["kind"].isin(STAR_ARTEFACTS)].drop_duplicates("object_id").set_index("object_id") for rows in (here, there))
+    names = one.index.intersection(other.index)
+    if not len(names):
+        return np.full(len(here) + len(there), np.nan)
+    apart = vectors(one.loc[names]) - vectors(other.loc[names])
+    moved = np.degrees(np.linalg.norm(apart - np.median(apart, axis=0), axis=1)) * 3600
+    return np.asarray(pd.Series(moved, index=names).reindex([*here["object_id"], *there["object_id"]]))
 
 
 def _made(

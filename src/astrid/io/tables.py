@@ -123,12 +123,7 @@ TRUTH = Table(
         ("s_dec", "float", "deg", "true position in this exposure, ICRS"),
         ("x", "float", "pixel", "0-based position in the trimmed image"),
         ("y", "float", "pixel", "0-based position in the trimmed image"),
-        (
-            "flux",
-            "float",
-            "electron",
-            "true flux in this exposure, in the calibrated exposure's unit; of spread artefacts their PSF flux at the place",
-        ),
+        ("flux", "float", "electron", "true flux in this exposure, in the calibrated exposure's unit; a PSF flux where light is spread"),
         ("magnitude", "float", "mag", "AB; NaN when the flux is not positive"),
         ("host_ra", "float", "deg", "host centre; NaN without a host"),
         ("host_dec", "float", "deg", "host centre; NaN without a host"),

@@ -190,6 +190,17 @@ def test_charge_brightens_the_exposure_that_it_is_in(exposure: str, sign: int, n
     assert row(label([candidate(1, 50, 50, sign=sign)], hit))["kind"] == ("cosmic_ray" if named else "noise")
 
 
+@pytest.mark.parametrize(("shift", "kind"), [(0.5, "dipole"), (0.1, "residual")])
+def test_a_star_that_hardly_moved_makes_no_dipole(shift: float, kind: str) -> None:
+    """At a FWHM of 4 px, 500 electrons moved by a pixel leave 126; the shift that all stars share is the registration's."""
+    rest = [truth_row(f"s{n}", "residual", 90 + 20 * n, 200, exposure=e) for n in range(3) for e in ("s", "r")]
+    star = [truth_row("s9", "dipole", 50, 50), truth_row("s9", "dipole", 50 + shift, 50, exposure="r")]
+    for common in (0.0, 3.0):
+        moved = [{**one, "s_ra": one["s_ra"] + common * SCALE / 3600} if one["exposure_id"] == "r" else one for one in (*rest, *star)]
+        assert row(label([candidate(1, 50, 50)], moved))["kind"] == kind
+    assert row(label([candidate(1, 50, 50)], [star[0], *rest]))["kind"] == "dipole"  # its shift is not known
+
+
 @pytest.mark.parametrize(("flux", "expected"), [(40.0, -1), (60.0, 1)])
 def test_light_that_is_mostly_an_artefacts_gives_a_faint_source_no_label(flux: float, expected: int) -> None:
     source = truth_row("sn1", "supernova", 50, 50, flux=flux)
