@@ -42,12 +42,13 @@ def _describe(difference: Difference, peaks: Peaks, cfg: CandidatesConfig, pair_
     scale = pixel_scale(difference)
     scorable, reasons = judge(difference, peaks.x, peaks.y, size=STAMP_SIZE, max_masked=cfg.stamps.max_masked)
     ra, dec = difference.wcs.all_pix2world(peaks.x, peaks.y, 0)
-    info = difference.info
+    info, reference = difference.info, difference.reference_info
+    x_reference, y_reference = _on_reference(difference, peaks)
     columns: dict[str, object] = {
         "candidate_id": [f"{pair_id}:{number:05d}" for number in range(len(peaks))],
         "pair_id": pair_id,
         "exposure_id": info.exposure_id,
-        "reference_id": difference.reference_info.exposure_id,
+        "reference_id": reference.exposure_id,
         "survey": info.survey,
         "instrument": info.instrument,
         "detector": info.detector,
@@ -56,6 +57,9 @@ def _describe(difference: Difference, peaks: Peaks, cfg: CandidatesConfig, pair_
         "mjd": info.mjd,
         "x": peaks.x,
         "y": peaks.y,
+        "x_reference": x_reference,
+        "y_reference": y_reference,
+        "reference_detector": reference.detector,
         "s_ra": ra,
         "s_dec": dec,
         "sign": peaks.sign,
@@ -71,6 +75,14 @@ def _describe(difference: Difference, peaks: Peaks, cfg: CandidatesConfig, pair_
     frame = pd.DataFrame(columns)
     frame["tags"] = pd.Series(tag(difference, peaks, features, sources, star, cfg.tags), dtype=object)
     return conform(frame, CANDIDATES, source=pair_id)
+
+
+def _on_reference(difference: Difference, peaks: Peaks) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where the peaks (n,) lie on the reference exposure, px; NaN where the product does not say, or for another instrument's."""
+    info, reference = difference.info, difference.reference_info
+    if difference.to_reference is None or (info.survey, info.instrument) != (reference.survey, reference.instrument):
+        return np.full(len(peaks), np.nan), np.full(len(peaks), np.nan)
+    return difference.to_reference(peaks.x, peaks.y)
 
 
 def pixel_scale(difference: Difference) -> float:

@@ -25,6 +25,8 @@ from astrid.core.records import Difference, FloatImage, Psf
 Cube = NDArray[np.float64]  # (n, k, k)
 _MAD_TO_SIGMA = 1.4826
 _EIGEN_RANGE = (0.02, 0.96)  # of the window's variance: keeps the deconvolution of the window finite
+_AXIS_WINDOW, _ALONG_WINDOW = 1.5, 3.0  # PSF sigma of the windows that give a candidate's long axis and its width across
+_REACH = 2.5  # sigma to which the longer of these windows reaches
 _CELLS = 4  # a side: cells of the field in each of which a varying PSF is taken as constant
 _GROUP = 256  # peaks that are measured together: bounds the cubes in memory
 
@@ -38,6 +40,8 @@ class Features:
     neighbour_ratio: NDArray[np.float64]  # brightest of the 8 neighbours over what the PSF predicts for it
     core_bits: NDArray[np.uint32]  # DQ bits of the core, or-ed
     psf_moment_fwhm: NDArray[np.float64]  # px, the difference PSF in the measure of the column fwhm
+    across: NDArray[np.float64]  # squared width across the long axis over the PSF's, see `_across`
+    across_err: NDArray[np.float64]  # its 1-sigma error
 
 
 def _cut(plane: Any, peaks: Peaks, half: int, *, outside: float) -> NDArray[Any]:
@@ -75,6 +79,8 @@ def measure(difference: Difference, peaks: Peaks, cfg: MeasureConfig) -> Feature
         joined([part.neighbour_ratio for part in parts]),
         joined([part.core_bits for part in parts]),
         joined([part.psf_moment_fwhm for part in parts]),
+        joined([part.across for part in parts]),
+        joined([part.across_err for part in parts]),
     )
 
 
@@ -121,6 +127,7 @@ def _measured(difference: Difference, peaks: Peaks, sky: dict[str, tuple[float, 
     pixel_error = flux_err * np.sqrt(np.sum(np.square(stamp, dtype=np.float64)))  # of D, from var(f) = sigma^2 / sum(P^2)
     sharpness, error, neighbour = _sharpness(data, flux[:, None, None] * model, small, np.fmax(noise, pixel_error), stamp)
     columns["sharpness"] = sharpness
+    across = _across(difference, core, np.fmax(noise, pixel_error))
     first = small.half
     bits = np.where(inside, dq[:, half - first : half + first + 1, half - first : half + first + 1], 0)
     return Features(
@@ -129,6 +136,7 @@ def _measured(difference: Difference, peaks: Peaks, sky: dict[str, tuple[float, 
         neighbour,
         np.bitwise_or.reduce(bits.reshape(len(peaks), -1), axis=1).astype(np.uint32),
         np.full(len(peaks), psf_moment_fwhm),
+        *across,
     )
 
 
@@ -231,6 +239,32 @@ def _shape(data: Cube, core: _Core, window: float) -> dict[str, NDArray[np.float
         "elongation": np.sqrt(major / minor),
         "roundness": 2 * (sigma_x - sigma_y) / (sigma_x + sigma_y),
     }
+
+
+def _across(difference: Difference, core: _Core, noise: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Second moment across the long axis over that of the PSF at the same pixels, and its 1-sigma error from the noise of one pixel.
+
+    M = sum(g d t^2) / sum(g d), t the distance from the long axis, which the moments under a Gaussian of `_AXIS_WINDOW` times the
+    PSF's sigma give; g has that sigma across and `_ALONG_WINDOW` times it along, so that a track speaks with all its pixels.
+    1 is as wide as the PSF; 0 a line. An infinite error where there is no flux to measure.
+    """
+    stamp = difference.psf_difference.stamp
+    width = psf_width(stamp) / FWHM_PER_SIGMA
+    core = core.shrink(int(np.ceil(_REACH * _ALONG_WINDOW * width)))
+    data = _filled(_cut(difference.difference, core.peaks, core.half, outside=0.0), core) * core.peaks.sign[:, None, None]
+    weight = np.exp(-0.5 * np.square(core.radius / (_AXIS_WINDOW * width))) * data
+    xx, yy, xy = ((weight * product).sum(axis=(1, 2)) for product in (core.x**2, core.y**2, core.x * core.y))
+    angle = 0.5 * np.arctan2(2 * xy, xx - yy)[:, None, None]
+    along, across = core.x * np.cos(angle) + core.y * np.sin(angle), core.y * np.cos(angle) - core.x * np.sin(angle)
+    window = np.exp(-0.5 * (np.square(across / width) + np.square(along / (_ALONG_WINDOW * width)))) * core.usable
+    model = window * shifted_psf(stamp, core.dx, core.dy, core.half)
+    expected = (model * across**2).sum(axis=(1, 2)) / np.maximum(model.sum(axis=(1, 2)), np.finfo(np.float64).tiny)
+    total = (window * data).sum(axis=(1, 2))
+    known = (total > 0) & (expected > 0)
+    total, expected = np.where(known, total, np.inf), np.where(known, expected, 1.0)
+    moment = (window * data * across**2).sum(axis=(1, 2)) / total
+    error = noise * np.sqrt(np.square(window * (across**2 - moment[:, None, None])).sum(axis=(1, 2))) / total
+    return np.where(known, moment / expected, 1.0), np.where(known, error / expected, np.inf)
 
 
 def _shapes(data: Cube, core: _Core, difference: Difference) -> tuple[dict[str, NDArray[np.float64]], float]:

@@ -10,6 +10,7 @@ from scipy.stats import poisson
 
 from astrid.candidates.moving import sky_places
 from astrid.config.schema.candidates import RecurringConfig
+from astrid.core.copies import parent_of
 
 _DETECTOR = ["survey", "instrument", "detector"]
 
@@ -17,18 +18,35 @@ _DETECTOR = ["survey", "instrument", "detector"]
 def mark_recurring(candidates: pd.DataFrame, cfg: RecurringConfig) -> pd.DataFrame:
     """The candidates with the tag hot_pixel, in place of cosmic_ray, where their pixel has fired in other exposures too.
 
-    Two candidates of one detector recur when they lie within `tolerance` pixels of each other in two science exposures and more than
-    `apart_fwhm` FWHM of each other on the sky. A candidate is marked where chance brings so many exposures together with a
-    probability of at most `chance`: the candidates of the others are taken as Poisson over the image. Bounded by the number of
-    coincidences, not of candidates squared.
+    What brightened fired in the science exposure, at its pixel; what faded fired in the reference, at the pixel of the reference
+    where the candidate lies (x_reference, y_reference; without these it is left out). Science exposures and references of one
+    detector are one set: a hot pixel fires in them all. Two candidates recur when they lie within `tolerance` pixels of each other
+    in two exposures and more than `apart_fwhm` FWHM of each other on the sky. A candidate is marked where chance brings so many
+    exposures together with a probability of at most `chance`, or `chance_sharp` where its sharpness exceeds `sharpness`: the
+    other exposures' candidates are taken as Poisson over the image, once each, also where a reference stands in several pairs. Bounded
+    by the number of coincidences, not of candidates squared.
     """
     found = np.zeros(len(candidates), dtype=bool)
-    for rows in candidates.groupby(_DETECTOR, sort=False).indices.values() if len(candidates) else ():
-        found[rows] = _recurs(candidates.iloc[rows], cfg)
+    fired = _fired(candidates)
+    for rows in fired.groupby(_DETECTOR, sort=False).indices.values() if len(fired) else ():
+        group = fired.iloc[rows]
+        found[group["row"]] = _recurs(group, cfg)
     out = candidates.copy()
     tags = [sorted({*words, "hot_pixel"} - {"cosmic_ray"}) if mark else words for words, mark in zip(out["tags"], found, strict=True)]
     out["tags"] = pd.Series(tags, index=out.index, dtype=object)
     return out
+
+
+def _fired(candidates: pd.DataFrame) -> pd.DataFrame:
+    """Exposure, detector and pixel at which each candidate fired, and its `row` among the candidates; those of unknown place left out."""
+    faded = (candidates["sign"] < 0).to_numpy()
+    own = {"exposure_id": "reference_id", "detector": "reference_detector", "x": "x_reference", "y": "y_reference"}
+    kept = ["survey", "instrument", "s_ra", "s_dec", "psf_fwhm", "pixel_scale", "sharpness"]
+    columns = {name: candidates[name].to_numpy() for name in kept}
+    columns |= {name: np.where(faded, candidates[there], candidates[name]) for name, there in own.items()}
+    fired = pd.DataFrame(columns | {"row": np.arange(len(candidates))})
+    known = np.isfinite(fired[["x", "y"]].to_numpy(dtype=np.float64)).all(axis=1)
+    return fired[known].assign(exposure_id=lambda rows: rows["exposure_id"].map(parent_of))  # a copy's pixels are its parent's
 
 
 def _recurs(group: pd.DataFrame, cfg: RecurringConfig) -> NDArray[np.bool_]:
@@ -46,6 +64,8 @@ def _recurs(group: pd.DataFrame, cfg: RecurringConfig) -> NDArray[np.bool_]:
     )
     count = np.bincount(seen[:, 0], minlength=len(group))
     area = max(float(np.ptp(x)) * float(np.ptp(y)), 1.0)
-    others = len(group) - np.bincount(exposure)[exposure]
-    expected = others * np.pi * cfg.tolerance**2 / area
-    return np.asarray((count > 0) & (poisson.sf(count - 1, expected) <= cfg.chance))
+    events = np.unique(np.column_stack([exposure, np.rint(x), np.rint(y)]), axis=0)[:, 0].astype(np.int64)
+    others = len(events) - np.bincount(events)[exposure]
+    chance = poisson.sf(count - 1, others * np.pi * cfg.tolerance**2 / area)
+    limit = np.where(group["sharpness"] > cfg.sharpness, cfg.chance_sharp, cfg.chance)
+    return np.asarray((count > 0) & (chance <= limit))

@@ -114,6 +114,24 @@ class Calibrated:
 
 
 @dataclass(frozen=True, eq=False)
+class PixelMap:
+    """Science pixel -> reference pixel, tabulated at nodes that stand evenly from the first to the last pixel of the science grid."""
+
+    nodes: NDArray[np.float64]  # (2, m, n), m and n >= 2: reference x, then y, px; NaN where the projections have no answer
+    shape: tuple[int, int]  # (ny, nx) of the science grid
+
+    def __call__(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Reference positions (x, y) of science positions (k,), px: bilinear between the nodes, NaN beside a node without an answer."""
+        cells = [count - 1 for count in self.nodes.shape[1:]]
+        place = [value * (many / max(size - 1, 1)) for value, many, size in zip((y, x), cells, self.shape, strict=True)]
+        row, column = (np.clip(value, 0, many - 1).astype(np.int64) for value, many in zip(place, cells, strict=True))
+        v, u = place[0] - row, place[1] - column
+        upper, lower = (self.nodes[:, line, column] * (1.0 - u) + self.nodes[:, line, column + 1] * u for line in (row, row + 1))
+        found = upper * (1.0 - v) + lower * v
+        return found[0], found[1]
+
+
+@dataclass(frozen=True, eq=False)
 class Difference:
     """A proper subtraction on the science grid; every plane has the shape (ny, nx) of the science image."""
 
@@ -132,6 +150,7 @@ class Difference:
     reference_info: ExposureInfo
     quality: Mapping[str, Any] = field(default_factory=dict)  # scalars: registration, zero-point, S_corr width, overlap
     truth: DQImage | None = None  # 1 where a known or simulated transient sits
+    to_reference: PixelMap | None = None  # the registration, to the pixels of the reference exposure; None where it is not known
 
 
 @dataclass(frozen=True, eq=False)

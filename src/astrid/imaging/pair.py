@@ -13,6 +13,7 @@ from astrid.config.schema.imaging import DifferenceConfig, ScoreConfig
 from astrid.core.dq import unusable
 from astrid.core.errors import ImagingError, NoOverlapError
 from astrid.core.records import Calibrated, Difference, FloatImage, Psf
+from astrid.imaging.alignment.mesh import tabulate
 from astrid.imaging.exposure import clipped_median, measure
 from astrid.imaging.plan import Plan, over_field, plan_pair, reference_psf
 from astrid.imaging.quality import BRIGHT_SNR, PairQuality, ScoreStatistics, gate, score_statistics
@@ -21,6 +22,7 @@ from astrid.imaging.zogy.engine import engine
 from astrid.imaging.zogy.tiles import Tile
 
 _SAMPLE = 1_000_000  # px of the blank sky that level and width are taken from
+_MAP_PX = 128  # px between the nodes of the mapping that the product carries: 1e-5 px of distortion a square pixel leave 0.02 px
 _PLANES = ("reference", "difference", "score", "flux", "flux_err")
 
 
@@ -116,6 +118,7 @@ def subtract_pair(science: Calibrated, reference: Calibrated, cfg: DifferenceCon
         info=science.info,
         reference_info=reference.info,
         quality={**quality.scalars(), "q_reasons": "; ".join(reasons)},
+        to_reference=tabulate(plan.registration.mapping, plan.new.shape, _MAP_PX),
     )
 
 

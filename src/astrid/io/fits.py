@@ -1,9 +1,9 @@
 """FITS in and out: AstrID's own two products, and (from `io.images`) the images that surveys give.
 
 A calibrated exposure holds `SCI`, `VAR`, `DQ`, `PSF` and `SOURCES`; a difference product holds `SCIENCE`, `REFERENCE`,
-`DIFFERENCE`, `SCORE`, `FLUX`, `FLUX_ERR`, `DQ`, `TRUTH` where known and the three PSFs. Every HDU of a product carries DATASUM
-and CHECKSUM, without a time, so that equal content is equal bytes; both are verified when the product is read. Planes of more
-than `io.planes.LARGE` pixels are written row by row, without compression, and read as windows of the file.
+`DIFFERENCE`, `SCORE`, `FLUX`, `FLUX_ERR`, `DQ`, the three PSFs and, where known, `TRUTH` and `MAPPING`. Every HDU of a product
+carries DATASUM and CHECKSUM, without a time, so that equal content is equal bytes; both are verified when the product is read.
+Planes of more than `io.planes.LARGE` pixels are written row by row, without compression, and read as windows of the file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from astrid.core.dq import DQ
 from astrid.core.errors import InputError
-from astrid.core.records import Calibrated, Difference, DQImage, ExposureInfo, FloatImage, Psf
+from astrid.core.records import Calibrated, Difference, DQImage, ExposureInfo, FloatImage, PixelMap, Psf
 from astrid.io.checked import LargePlane, compressed, verify_sums, write_hdus
 from astrid.io.images import damage_as_errors, read_frames, read_image, read_plane
 from astrid.io.planes import LARGE, DiskPlane
@@ -134,7 +134,8 @@ def is_calibrated_product(path: Path) -> bool:
 def write_difference(path: Path, difference: Difference) -> None:
     """Write a difference product, atomically; image planes are compressed without loss.
 
-    The `REFERENCE` HDU carries the identity of the reference exposure, every other plane that of the science exposure.
+    The `REFERENCE` HDU carries the identity of the reference exposure, every other plane that of the science exposure. `MAPPING` is
+    a float64 cube: x and y on the reference exposure, 0-based px, at nodes CDELT pixels of the science image apart.
     """
     identity = _cards(difference.info, _CARDS)
     where = _wcs_header(difference.wcs)
@@ -151,6 +152,8 @@ def write_difference(path: Path, difference: Difference) -> None:
     if difference.truth is not None:
         hdus.append(_packed(difference.truth, "TRUTH", _joined(where)))
     hdus.extend(_psf_hdu(getattr(difference, name), name.upper()) for name in _PSFS)
+    if difference.to_reference is not None:
+        hdus.append(_mapping_hdu(difference.to_reference))
     write_hdus(path, hdus)
 
 
@@ -173,6 +176,7 @@ def read_difference(path: Path) -> Difference:
             info=_info(header),
             reference_info=_info(hdus["REFERENCE"].header),
             quality=_meta(header),
+            to_reference=_mapping(hdus["MAPPING"], planes["score"].shape) if "MAPPING" in hdus else None,
         )
 
     return _read(path, build, kind="difference product")
@@ -287,6 +291,20 @@ def _psf(hdu: Any) -> Psf:
         frame=(x0, y0, scale),
         quadrants=tuple(_number(hdu.header[card]) for card, _ in _PSF_QUADRANTS if card in hdu.header),
     )
+
+
+def _mapping_hdu(mapping: PixelMap) -> fits.ImageHDU:
+    header = fits.Header()
+    for axis, (size, count) in enumerate(zip(mapping.shape[::-1], mapping.nodes.shape[:0:-1], strict=True), start=1):
+        header[f"CRPIX{axis}"] = (1.0, "first node")
+        header[f"CRVAL{axis}"] = (0.0, "[pixel] of the science image, 0-based")
+        header[f"CDELT{axis}"] = ((size - 1) / (count - 1), "[pixel] of the science image")
+    header["BUNIT"] = ("pixel", "of the reference exposure, 0-based: x, then y")
+    return fits.ImageHDU(np.asarray(mapping.nodes, dtype=np.float64), header, "MAPPING")
+
+
+def _mapping(hdu: Any, shape: tuple[int, int]) -> PixelMap:
+    return PixelMap(np.ascontiguousarray(hdu.data, dtype=np.float64), shape)
 
 
 def _float(hdu: Any) -> FloatImage:

@@ -9,6 +9,7 @@ from astrid.candidates.extract import find_candidates, pixel_scale
 from astrid.candidates.peaks import find_peaks
 from astrid.core.dq import DQ
 from astrid.core.errors import ImagingError
+from astrid.core.records import PixelMap
 from astrid.io.tables import CANDIDATES
 
 FEATURES = [c.name for c in CANDIDATES.columns if c.kind == "float" and not c.name.startswith("host_")]
@@ -24,6 +25,12 @@ def crowded(scene):
     return view
 
 
+def shifted(dx, dy):
+    """The mapping to a reference that is moved by so many pixels."""
+    y, x = np.mgrid[0:255:3j, 0:255:3j]
+    return PixelMap(np.stack([x + dx, y + dy]), (256, 256))
+
+
 def test_no_candidate_is_an_empty_table_of_the_right_columns(scene, cfg):
     view = scene()
     view.science *= 0.1
@@ -33,7 +40,7 @@ def test_no_candidate_is_an_empty_table_of_the_right_columns(scene, cfg):
 
 
 def test_features_are_finite_and_the_table_is_complete(crowded, cfg):
-    frame = find_candidates(crowded.build(), cfg, pair_id="s__r")
+    frame = find_candidates(replace(crowded.build(), to_reference=shifted(7.25, -3.5)), cfg, pair_id="s__r")
     assert len(frame) == 36
     assert list(frame.columns) == [c.name for c in CANDIDATES.columns]
     assert np.isfinite(frame[FEATURES].to_numpy()).all()
@@ -174,3 +181,14 @@ def test_extraction_is_fast(scene, cfg):
 
     assert best(lambda: find_peaks(product, cfg.extract)) < 0.06
     assert best(lambda: find_candidates(product, cfg, pair_id="s__r")) < 0.25
+
+
+def test_a_candidate_knows_its_place_on_the_reference_where_that_is_of_its_instrument(crowded, cfg):
+    product = replace(crowded.build(), to_reference=shifted(7.25, -3.5))
+    product = replace(product, reference_info=replace(product.reference_info, detector="2"))
+    frame = find_candidates(product, cfg, pair_id="s__r")
+    np.testing.assert_allclose(frame[["x_reference", "y_reference"]], frame[["x", "y"]] + [7.25, -3.5])
+    assert set(frame["reference_detector"]) == {"2"}
+    foreign = replace(product, reference_info=replace(product.reference_info, instrument="other"))
+    for unknown in (replace(product, to_reference=None), foreign):
+        assert find_candidates(unknown, cfg, pair_id="s__r")[["x_reference", "y_reference"]].isna().all(axis=None)

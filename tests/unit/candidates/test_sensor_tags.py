@@ -128,6 +128,20 @@ def test_a_dash_and_flashes_of_equal_spacing_are_glints_and_a_point_beside_them_
     assert share(frame, np.hypot(frame["x"] - 60, frame["y"] - 250) < 2, "glint") == 0
 
 
+def test_a_long_series_is_found_among_points_that_make_many_triples_by_chance_and_these_are_not(scene, cfg):
+    view = scene(shape=(512, 512))
+    rng = np.random.default_rng(4)
+    for x, y in rng.uniform(20, 490, (260, 2)):
+        view.add(x, y, rng.uniform(12, 25))
+    places = [(60 + 50 * number, 80 + 40 * number) for number in range(8)]
+    for x, y in places:
+        view.add(x, y, 18)
+    frame = find(view, cfg)
+    near = [np.hypot(frame["x"] - x, frame["y"] - y) < 2 for x, y in places]
+    assert np.mean([share(frame, chosen, "glint") for chosen in near if chosen.any()]) > 0.8
+    assert share(frame, ~np.any(near, axis=0), "glint") < 0.02
+
+
 def test_flashes_that_are_seen_in_the_other_epoch_too_are_no_glint(scene, cfg):
     view = scene(shape=(320, 320))
     view.reference += np.random.default_rng(3).normal(0, 1, view.shape)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from astrid.imaging.alignment.mesh import MappingMesh, Surface, row_crossings
+from astrid.imaging.alignment.mesh import MappingMesh, Surface, row_crossings, tabulate
 
 SHAPE = (400, 300)
 
@@ -52,3 +52,19 @@ def test_lost_nodes_are_reported():
     mesh = MappingMesh(lambda x, y: (np.where(x > 100, np.nan, x), y), SHAPE, 32)
     assert not mesh.complete
     assert np.isfinite(np.matmul(*mesh.area.on(np.arange(400.0), np.arange(300.0)))).all()
+
+
+def test_a_tabulated_mapping_is_the_mapping_to_a_fraction_of_a_pixel():
+    table = tabulate(_bent, SHAPE, 32)
+    rng = np.random.default_rng(3)
+    x, y = rng.uniform(-0.5, 299.5, 500), rng.uniform(-0.5, 399.5, 500)
+    for found, truth in zip(table(x, y), _bent(x, y), strict=True):
+        np.testing.assert_allclose(found, truth, atol=0.03)
+    assert table.nodes.shape == (2, 14, 11)
+
+
+def test_a_tabulated_mapping_has_no_answer_beside_a_lost_node_and_one_elsewhere():
+    table = tabulate(lambda x, y: (np.where(x > 280, np.nan, x + 1.0), y), SHAPE, 32)
+    x, _ = table(np.array([10.0, 298.0]), np.array([20.0, 20.0]))
+    assert x[0] == pytest.approx(11.0)
+    assert np.isnan(x[1])

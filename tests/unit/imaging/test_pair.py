@@ -112,3 +112,12 @@ def test_a_field_without_stars_falls_back_and_says_so(skies, difference_config):
     assert quality["q_psf_method_science"] == "gaussian"
     assert quality["q_score_std_raw"] == pytest.approx(1.0, abs=0.1)
     assert "matched stars 0 are fewer" in quality["q_reasons"]
+
+
+def test_the_product_knows_where_its_pixels_lie_on_a_turned_and_moved_reference(skies, difference_config):
+    sky = skies.make_pair(seed=8, shape=(200, 200), count=40, given=True, angle=2.0, shift=(9.0, -6.0), header_error=(1.5, -1.0))
+    result = subtract_pair(sky.science, sky.reference, difference_config)
+    x, y = np.array([20.0, 150.0, 99.0]), np.array([30.0, 60.0, 180.0])
+    true = skies.tan_wcs((200, 200), 1.0, 2.0, crpix=(100.5 + 9.0, 100.5 - 6.0))
+    expected = true.world_to_pixel_values(*sky.science.wcs.pixel_to_world_values(x, y))
+    np.testing.assert_allclose(result.to_reference(x, y), expected, atol=0.3)

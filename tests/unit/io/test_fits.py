@@ -11,7 +11,7 @@ from astropy.wcs import WCS
 
 from astrid.core.dq import DQ
 from astrid.core.errors import InputError
-from astrid.core.records import Calibrated, Difference, ExposureInfo, Psf
+from astrid.core.records import Calibrated, Difference, ExposureInfo, PixelMap, Psf
 from astrid.io.fits import (
     celestial_wcs,
     is_calibrated_product,
@@ -71,6 +71,7 @@ def difference(calibrated: Calibrated) -> Difference:
         reference_info=replace(INFO, exposure_id="r1", role="reference", mjd=59000.0),
         quality={"q_overlap": 0.75, "q_flux_scatter": float("nan"), "q_reasons": ""},
         truth=truth,
+        to_reference=PixelMap(np.random.default_rng(5).uniform(0, 40, (2, 3, 2)), SHAPE),
     )
 
 
@@ -127,8 +128,11 @@ def test_difference_round_trip_is_lossless(tmp_path, difference):
     assert back.quality["q_overlap"] == 0.75
     assert np.isnan(back.quality["q_flux_scatter"])
     assert back.quality["q_reasons"] == ""
-    write_difference(path, replace(difference, truth=None))
+    np.testing.assert_array_equal(back.to_reference.nodes, difference.to_reference.nodes)
+    assert back.to_reference.shape == SHAPE
+    write_difference(path, replace(difference, truth=None, to_reference=None))
     assert read_difference(path).truth is None
+    assert read_difference(path).to_reference is None
 
 
 def test_equal_content_is_equal_bytes_at_any_time(tmp_path, calibrated, difference, monkeypatch):

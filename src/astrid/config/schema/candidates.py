@@ -78,6 +78,10 @@ class TagsConfig:
     faint_elongation: Positive  # major over minor axis
     faint_narrow: Fraction  # FWHM over the PSF's
     faint_empty: Positive  # S/N in the other epoch
+    narrow_share: Fraction  # squared width across over the PSF's
+    narrow_error: NonNegative  # of the ratio at one peak of a trail
+    track_elongation: Positive  # major over minor axis
+    track_empty: Positive  # S/N in the other epoch
     hot_neighbour: Fraction  # of the PSF-predicted neighbour
     dipole_symmetry: Fraction
     residual_fwhm: Positive  # science FWHM
@@ -178,6 +182,8 @@ class RecurringConfig:
     tolerance: Positive  # pixel, between two of them
     apart_fwhm: NonNegative  # science FWHM, between their places on the sky at least
     chance: Fraction  # probability of so many by chance, at most
+    chance_sharp: Fraction  # the same, of a sharp candidate
+    sharpness: Positive  # of a sharp candidate: peak over PSF-predicted peak
 
 
 @section

@@ -8,12 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline, RectBivariateSpline
 
+from astrid.core.records import PixelMap
+
 Floats = NDArray[np.float64]
 Function = Callable[[Floats, Floats], tuple[Floats, Floats]]
 
 _DEGREE = 5  # of the splines through the mesh's nodes
 _LOST = -1e6  # px, stands for a position that the projection cannot give
 _ROUNDS = 5  # of the inversion; each gains the relative variation of the slope, some 1e-3
+
+
+def tabulate(mapping: Function, shape: tuple[int, int], step: int) -> PixelMap:
+    """A mapping of science to reference pixels at nodes at most `step` px apart, for a product to carry; `shape`: (ny, nx) of its grid."""
+    y, x = (np.linspace(0.0, size - 1.0, -(-max(size - 1, 1) // step) + 1) for size in shape)
+    gx, gy = np.meshgrid(x, y)
+    return PixelMap(np.stack([values.reshape(gx.shape) for values in mapping(gx.ravel(), gy.ravel())]), shape)
 
 
 class Surface:
