@@ -14,10 +14,12 @@ import yaml
 
 from astrid.config.schema.simulate import SimulateConfig
 from astrid.config.validate import validate
+from astrid.core.dq import DQ
 from astrid.datasets.labels import ARTEFACT_KINDS
+from astrid.io.images import read_frames
 from astrid.sky.simulate import artifacts, detector, electronics, optics, plan, sources, weather
 from astrid.sky.simulate.marks import LOCAL, SPREAD
-from astrid.sky.simulate.render import World, render
+from astrid.sky.simulate.render import World, render, write_exposure
 from astrid.sky.simulate.scene import GALAXY, STAR, Scene
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -291,7 +293,7 @@ def test_persistence_is_a_share_of_the_full_well_where_stars_were_full(
     sensor = detector.make_detector(spoiled, "simwide", "w1")
     frame = dataclasses.replace(frame_of(), spec=spoiled.surveys["simwide"], noise=1.0)
     drawn = [sources.persistent_charge(frame, sensor, SIZE, np.random.default_rng(seed)) for seed in range(30)]
-    seen = [(charge, marks) for charge, marks in drawn if charge is not None]
+    seen = [(wake.charge, wake.marks) for wake in drawn if wake is not None]
     assert len(seen) > 5
     peaks = [charge.max() for charge, _ in seen]
     assert np.exp(np.mean(np.log(peaks))) == pytest.approx(0.01 * sensor.full_well, rel=0.5)
@@ -301,7 +303,38 @@ def test_persistence_is_a_share_of_the_full_well_where_stars_were_full(
         assert charge[round(strongest.y) - 1 : round(strongest.y) + 2, round(strongest.x) - 1 : round(strongest.x) + 2].max() > 0
     none = dataclasses.replace(frame.spec.detector, persistence=0.0)
     unspoiled = dataclasses.replace(frame, spec=dataclasses.replace(frame.spec, detector=none))
-    assert sources.persistent_charge(unspoiled, sensor, SIZE, np.random.default_rng(1)) == (None, [])
+    assert sources.persistent_charge(unspoiled, sensor, SIZE, np.random.default_rng(1)) is None
+
+
+def test_the_observatory_has_most_wakes_on_record_and_none_of_it_moves_a_pixel(
+    spoiled: SimulateConfig, frame_of: Callable[..., sources.Frame], tmp_path: Path
+) -> None:
+    filled = np.zeros((SIZE, SIZE), bool)
+    filled[4::8, 4::8] = filled[5::8, 5::8] = True  # groups of two pixels that touch at a corner
+    wake = sources.Wake(filled.astype(float), filled, [])
+    known = wake.on_record(0.9, np.random.default_rng(1))
+    assert not (known & ~filled).any()
+    assert known[filled].mean() == pytest.approx(0.9, abs=0.04)
+    np.testing.assert_array_equal(known[4::8, 4::8], known[5::8, 5::8])
+    np.testing.assert_array_equal(wake.on_record(1.0, np.random.default_rng(1)), filled)
+
+    def unrecorded(cfg: SimulateConfig) -> SimulateConfig:
+        survey = cfg.surveys["simwide"]
+        blind = dataclasses.replace(survey, detector=dataclasses.replace(survey.detector, persistence_recorded=0.0))
+        return dataclasses.replace(cfg, surveys={**cfg.surveys, "simwide": blind})
+
+    recorded = 0
+    for visit in [visit for visit in plan(spoiled) if visit.survey == "simwide"][:6]:
+        write_exposure(World(spoiled), visit, tmp_path / "raw.fits")
+        write_exposure(World(unrecorded(spoiled)), visit, tmp_path / "blind.fits")
+        frames, blind = (read_frames(tmp_path / name) for name in ("raw.fits", "blind.fits"))
+        np.testing.assert_array_equal(frames.data, blind.data)
+        assert blind.dq is None
+        assert frames.header["NAMPSYX"] == "1 2"
+        if frames.dq is not None:
+            assert np.unique(frames.dq).tolist() == [0, int(DQ.PERSISTENCE)]
+            recorded += 1
+    assert recorded
 
 
 def test_glints_are_in_science_exposures_with_their_flux(frame_of: Callable[..., sources.Frame]) -> None:

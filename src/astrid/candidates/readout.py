@@ -1,17 +1,14 @@
-"""Marks of the detector's readout in a difference image: mirror images of full stars, charge along columns, steps between amplifiers."""
+"""Marks of the detector's readout in a difference image: flags of one epoch, charge along columns, steps between amplifiers."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter1d, uniform_filter1d
-from scipy.spatial import cKDTree
 
-from astrid.candidates.host import Sources, saturated
 from astrid.candidates.light import Light
-from astrid.candidates.peaks import Peaks, blank_error, psf_fwhm
-from astrid.candidates.planes import bands, pick, stamps, window
-from astrid.candidates.runs import Runs, distance
+from astrid.candidates.peaks import Peaks, psf_fwhm
+from astrid.candidates.planes import bands, stamps, window
 from astrid.config.schema.candidates import TagsConfig
 from astrid.core.dq import DQ, unusable
 from astrid.core.records import Difference
@@ -22,8 +19,6 @@ _STRIPS = 4  # parts of a line's length that must agree
 _AGREE = 3  # of them
 _STRIP_SIGMA = 2.0
 _KNOWN = 0.3  # usable share of a line in a strip
-_MIRRORED = 4096  # full pixels that are looked at
-_FEWEST = 8  # usable ones that are needed
 _TOGETHER = 32  # peaks whose columns are looked at together
 _TWIN = 0.6  # an opposite jump this strong, a few widths away, makes a bright line of a step
 
@@ -31,70 +26,19 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
-def on_crosstalk(difference: Difference, light: Light, peaks: Peaks, sources: Sources, cfg: TagsConfig) -> Mask:
-    """True for peaks at the mirror image of a saturated or very bright star that is no source of its own, bool (n,).
+def on_flagged(difference: Difference, peaks: Peaks, bit: DQ, reach: float) -> Mask:
+    """True for peaks that lie on a pixel, or have one within `reach` (px), that carries a bit of the epoch that fits their sign, bool (n,).
 
-    Two amplifiers that read the halves of a row from its ends inwards leave at column n - 1 - x a share of some 1e-4 to 1e-3 of
-    what the other reads at x (Freyhammer et al. 2001, Exp. Astron. 12, 147). The science image is mirrored about its middle
-    column, the reference about that of its footprint on this grid. A peak counts when full pixels or a star that is brighter than
-    1 / `crosstalk_share` of its flux lie within `crosstalk_fwhm` of its mirror image.
+    What brightens a pixel of the science image makes a positive peak; of the reference, which DQ.REFERENCE marks, a negative one;
+    of both, DQ.BOTH, either.
     """
-    reach = cfg.crosstalk_fwhm * psf_fwhm(difference.psf_science)
-    nx = difference.dq.shape[1]
-    full = saturated(difference)
-    on = np.zeros(len(peaks), dtype=bool)
-    if not len(full):
-        return on
-    for sign, total in ((1, nx - 1), (-1, sum(_footprint(difference)))):
-        rows = np.flatnonzero(peaks.sign == sign)
-        if not len(rows) or _mirror_sigma(difference, light, full, sign, total, reach) < cfg.crosstalk_sigma:
-            continue
-        x, y = total - peaks.x[rows], peaks.y[rows]
-        apart = np.abs(x - peaks.x[rows]) > 2.0 * reach  # what lies on the middle is its own mirror image
-        near = (distance(full, x, y)[0] <= reach) | _near_star(peaks.take(rows), x, sources, blank_error(difference), reach, cfg)
-        on[rows] = apart & near & (distance(full, peaks.x[rows], y)[0] > reach)
-    return on
-
-
-def _mirror_sigma(difference: Difference, light: Light, full: Runs, sign: int, total: int, reach: float) -> float:
-    """Sigma by which clipped D (times `sign`) at the mirror images of full pixels exceeds that a few widths left and right of them."""
-    level, sigma = light.level, light.sigma
-    iy, ix, _ = full.pixels()
-    step = max(1, len(iy) // _MIRRORED)
-    iy, ix = iy[::step], total - ix[::step]
-    gap = int(np.ceil(3.0 * reach))
-    nx = difference.dq.shape[1]
-    kept = (ix >= gap) & (ix < nx - gap) & (np.abs(2 * ix - total) > 2 * gap)
-    iy, ix = iy[kept], ix[kept]
-    if len(iy) < _FEWEST or not sigma > 0:
-        return 0.0
-    parts = []
-    for shift in (0, -gap, gap):
-        data = (pick(difference.difference, iy, ix + shift) - level) / sigma
-        bad = unusable(pick(difference.dq, iy, ix + shift)) | ~np.isfinite(data)
-        parts.append(np.where(bad, np.nan, np.clip(data, -_CLIP, _CLIP)))
-    excess = sign * (parts[0] - 0.5 * (parts[1] + parts[2]))
-    excess = excess[np.isfinite(excess)]
-    return float(excess.mean() / (np.sqrt(1.5) / np.sqrt(len(excess)))) if len(excess) >= _FEWEST else 0.0
-
-
-def _footprint(difference: Difference) -> tuple[int, int]:
-    """First and last column that the reference covers over most of its rows."""
-    nx = difference.dq.shape[1]
-    count = np.zeros(nx)
-    for rows in bands(difference.dq.shape):
-        count += ((window(difference.dq, rows) & np.uint32(DQ.NO_COVERAGE)) == 0).sum(axis=0)
-    covered = np.flatnonzero(count > 0.5 * count.max()) if count.max() > 0 else np.array([0, nx - 1])
-    return int(covered[0]), int(covered[-1])
-
-
-def _near_star(peaks: Peaks, mirrored: Floats, sources: Sources, error: float, reach: float, cfg: TagsConfig) -> Mask:
-    """True where a star brighter than the peak over `crosstalk_share` lies at its mirror image."""
-    stars = np.flatnonzero(sources.star)
-    if not len(stars):
-        return np.zeros(len(peaks), dtype=bool)
-    gap, nearest = cKDTree(np.column_stack([sources.x[stars], sources.y[stars]])).query(np.column_stack([mirrored, peaks.y]))
-    return np.asarray((gap <= reach) & (peaks.strength * error < cfg.crosstalk_share * sources.flux[stars[nearest]]))
+    half = int(np.ceil(reach)) + 1
+    dq = stamps(difference.dq, peaks.iy, peaks.ix, half, outside=0)
+    fits = (((dq & np.uint32(DQ.REFERENCE)) != 0) == (peaks.sign < 0)[:, None, None]) | ((dq & np.uint32(DQ.BOTH)) != 0)
+    offset = np.arange(-half, half + 1)
+    x, y = offset - (peaks.x - peaks.ix)[:, None], offset - (peaks.y - peaks.iy)[:, None]
+    near = (np.hypot(x[:, None, :], y[:, :, None]) <= reach) | ((offset == 0) & (offset == 0)[:, None])
+    return np.asarray((fits & near & ((dq & np.uint32(bit)) != 0)).any(axis=(1, 2)))
 
 
 def on_column(difference: Difference, light: Light, peaks: Peaks, cfg: TagsConfig) -> Mask:

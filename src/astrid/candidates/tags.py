@@ -12,7 +12,7 @@ from astrid.candidates.host import Sources
 from astrid.candidates.light import diffuse_share, light_of
 from astrid.candidates.measure import Features
 from astrid.candidates.peaks import Peaks, psf_fwhm
-from astrid.candidates.readout import on_column, on_crosstalk, on_step
+from astrid.candidates.readout import on_column, on_flagged, on_step
 from astrid.candidates.rings import on_disc
 from astrid.candidates.ripples import on_fringe
 from astrid.candidates.trails import is_narrow, on_track, trails_of
@@ -38,12 +38,13 @@ def tag(
                 epochs show a source: what is left of a shifted star is sharp, and a `dipole`; or faint, alone and in no respect like
                 the PSF; or with a flagged pixel in a core that the PSF does not fit; or alone in one epoch and either sharper by a
                 smaller factor, or long and narrower across than the PSF; or on a trail that is, see `trails`
-    crosstalk   at the mirror image of saturated pixels that show there, see `readout`
+    crosstalk   where the calibration of its epoch expects a measured share of another amplifier's charge
     diffuse     even light about it makes it, see `light`
     hot_pixel   one pixel alone: no neighbour holds what the PSF demands; or a hot pixel in the core; or, once the exposures are seen
                 together, one that fires again where other sky is, see `recurring`
     dipole      opposite-sign flux beside it
     offset      beside the centre of a star, with a small share of its light, see `constant`
+    persistence where a star was full in the exposure before that of its epoch, by the observatory's record
     residual    small change close to a bright or saturated star
     saturated   saturated or bled pixels in the core
     scale       a source whose light changes by the same share as that of the sources around, see `constant`
@@ -73,7 +74,7 @@ def tag(
     marks = {
         "column": on_column(difference, light, peaks, cfg),
         "cosmic_ray": hit | track,
-        "crosstalk": on_crosstalk(difference, light, peaks, sources, cfg),
+        "crosstalk": on_flagged(difference, peaks, DQ.CROSSTALK, cfg.flagged_fwhm * fwhm),
         "diffuse": share > cfg.diffuse_share,
         "dipole": columns["symmetry"] > cfg.dipole_symmetry,
         "edge": (columns["edge_distance"] < cfg.edge_distance) | _has(bits, DQ.EDGE),
@@ -83,6 +84,7 @@ def tag(
         "glint": on_glint(peaks, columns, ~(hit | track | narrow), fwhm, features.psf_moment_fwhm, cfg),
         "hot_pixel": (sharp & (features.neighbour_ratio < cfg.hot_neighbour)) | _has(bits, DQ.HOT),
         "offset": offset,
+        "persistence": on_flagged(difference, peaks, DQ.PERSISTENCE, cfg.flagged_fwhm * fwhm),
         "residual": near_star,
         "saturated": _has(bits, DQ.SATURATED | DQ.BLEED),
         "scale": scale,

@@ -22,8 +22,12 @@ class DQ(IntFlag):
     REFERENCE = 1 << 8  # the cause sits in the reference, not in the science exposure
     INJECTED = 1 << 9  # a simulated transient was added here
     SUSPECT = 1 << 10  # usable with care (given by an archive mask whose meaning is not known)
+    CROSSTALK = 1 << 11  # a measured share of another amplifier's charge is expected here
+    PERSISTENCE = 1 << 12  # on record as full in an exposure before: charge may be left of it
+    BOTH = 1 << 13  # crosstalk or persistence of the science exposure, beside a cause that REFERENCE speaks of
 
 
+NOTES = DQ.CROSSTALK | DQ.PERSISTENCE  # what may have brightened a pixel that is used all the same
 # Pixels with one of these carry no usable flux: they are masked before transforms and measurements.
 UNUSABLE = DQ.BAD | DQ.HOT | DQ.SATURATED | DQ.BLEED | DQ.COSMIC_RAY | DQ.NOT_FINITE | DQ.NO_COVERAGE
 

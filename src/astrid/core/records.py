@@ -57,6 +57,7 @@ class Frames:
     variances: Mapping[str, FloatImage] = field(default_factory=dict)  # of the master frames "bias", "dark", "flat", their unit^2
     amplifiers: tuple[Amplifier, ...] = ()  # empty = one channel; `wcs` counts from the data section of the first
     archive: Archive | None = None  # what a mission's product says of itself
+    dq: DQImage | None = None  # bits of `core.dq.DQ` that its observatory wrote beside it
 
 
 @dataclass(frozen=True, eq=False)

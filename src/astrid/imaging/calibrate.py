@@ -19,6 +19,7 @@ from astrid.imaging.detector.archive import Working, archive_gain, archive_varia
 from astrid.imaging.detector.background import Background, measure_background
 from astrid.imaging.detector.cosmics import sharp_edges, sharper_than_stars
 from astrid.imaging.detector.counts import expected_light, is_counting, mean_background
+from astrid.imaging.detector.crosstalk import Crosstalk, channels, flag_crosstalk
 from astrid.imaging.detector.readout import Readout, configured_amplifiers, parse_section, reduce_readout
 from astrid.imaging.exposure import psf_and_sources
 from astrid.imaging.stars.find import find_stars
@@ -77,6 +78,8 @@ class RawExposure:
     variances: Mapping[str, FloatImage] = field(default_factory=dict)  # of the master frames
     amplifiers: tuple[Amplifier, ...] = ()  # empty = one; `wcs` counts from the data section of the first
     archive: Archive | None = None  # what a mission's product says of itself
+    dq: DQImage | None = None  # the flags beside a raw one, of the whole or of the trimmed shape
+    grid: str = ""  # amplifiers along y and x, of the card NAMPSYX; empty = unknown
 
 
 def raw_exposure(
@@ -113,6 +116,8 @@ def raw_exposure(
         variances=frames.variances,
         amplifiers=frames.amplifiers if several else (),
         archive=frames.archive,
+        dq=None if calibrated else frames.dq,
+        grid=str(header.get("NAMPSYX", "")),
     )
 
 
@@ -151,11 +156,14 @@ def calibrate(raw: RawExposure, config: CalibrateConfig) -> Calibrated:
     applied.append(f"sky ({'mesh' if not raw.calibrated else config.background.archive_sky})")
     data = np.where((dq & np.uint32(DQ.NOT_FINITE | DQ.NO_COVERAGE)) != 0, np.float32(0), data)
     _refuse_unusable(dq, config)
+    crosstalk = _crosstalk(working, background, dq, raw, config)
+    dq = dq | crosstalk.flags
+    applied += ["crosstalk flags"] if crosstalk.numbers else []
     given = None if raw.psf is None else prepare_psf(raw.psf, config.given_psf)
     psf, sources = psf_and_sources(data, variance, dq, given, config.psf)
     gain = archive_gain(data, variance, dq, working) if raw.calibrated else 1.0
     info = raw.info if raw.calibrated else replace(raw.info, unit="electron")
-    numbers = {**working.numbers, **_counts(dq), "noise_ratio": _noise_ratio(background, variance, dq)}
+    numbers = {**working.numbers, **crosstalk.numbers, **_counts(dq), "noise_ratio": _noise_ratio(background, variance, dq)}
     meta = {"applied": ", ".join(applied), "header_applied": ", ".join(raw.done), **numbers}
     return Calibrated(data, variance, dq, working.wcs, info, psf, sky, background.median_rms, gain, sources=sources, meta=meta)
 
@@ -165,7 +173,7 @@ def _open_raw(raw: RawExposure, config: CalibrateConfig) -> Working:
     amplifiers = raw.amplifiers or configured_amplifiers(shape, config.detector)
     readout = Readout(
         raw.data, raw.gain, raw.read_noise, raw.saturation, raw.trim, raw.overscan, raw.bias, raw.flat, raw.mask,
-        raw.dark, raw.info.exptime, raw.dark_exptime, raw.variances, amplifiers,
+        raw.dark, raw.info.exptime, raw.dark_exptime, raw.variances, amplifiers, raw.dq,
     )  # fmt: skip
     reduced = reduce_readout(readout, config.detector)
     wcs = _first_amplifier(raw.wcs, amplifiers[0]) if amplifiers else raw.wcs if raw.trim is None else raw.wcs[raw.trim]
@@ -196,6 +204,19 @@ def _opened_archive(raw: RawExposure, config: CalibrateConfig) -> Working:
     counting = working.counting or (raw.archive is None and raw.noise is None and _few_whole_counts(raw, config))
     gain = 1.0 if counting and not working.has_gain else working.gain
     return replace(working, wcs=raw.wcs, applied=applied, counting=counting, gain=gain)
+
+
+def _crosstalk(working: Working, background: Background, dq: DQImage, raw: RawExposure, config: CalibrateConfig) -> Crosstalk:
+    """Where a raw exposure shows another amplifier's charge; nothing where the layout is unknown or the charge is not."""
+    shape = (working.data.shape[0], working.data.shape[1])
+    amplifiers = raw.amplifiers or configured_amplifiers((raw.data.shape[0], raw.data.shape[1]), config.detector)
+    parts = () if raw.calibrated else channels(shape, raw.grid, amplifiers, config.crosstalk)
+    if not parts:
+        return Crosstalk(np.zeros(shape, np.uint32), {})
+    assert working.variance is not None
+    response = np.ones(1) if working.response is None else working.response.astype(np.float64)
+    charge = (working.data - background.level) * response
+    return flag_crosstalk(charge, np.sqrt(working.variance) * response, dq, parts, config.crosstalk)
 
 
 def _few_whole_counts(raw: RawExposure, config: CalibrateConfig) -> bool:
@@ -307,7 +328,9 @@ def _refuse_unusable(dq: DQImage, config: CalibrateConfig) -> None:
 
 
 def _counts(dq: DQImage) -> dict[str, Any]:
-    counted = (DQ.BAD, DQ.HOT, DQ.SATURATED, DQ.BLEED, DQ.COSMIC_RAY, DQ.NOT_FINITE, DQ.NO_COVERAGE)
+    counted = (
+        DQ.BAD, DQ.HOT, DQ.SATURATED, DQ.BLEED, DQ.COSMIC_RAY, DQ.NOT_FINITE, DQ.NO_COVERAGE, DQ.CROSSTALK, DQ.PERSISTENCE,
+    )  # fmt: skip
     numbers: dict[str, Any] = {f"n_{str(flag.name).lower()}": int(((dq & np.uint32(flag)) != 0).sum()) for flag in counted}
     numbers["masked_fraction"] = round(float(unusable(dq).mean()), 6)
     return numbers

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from astrid.config.schema.imaging import ScoreConfig
-from astrid.core.dq import DQ, UNUSABLE, unusable
+from astrid.core.dq import DQ, NOTES, UNUSABLE, unusable
 from astrid.core.records import DQImage, FloatImage, Psf
 from astrid.imaging.alignment.resample import fill_local
 from astrid.imaging.exposure import clipped_median
@@ -98,6 +98,7 @@ def _read(plan: Plan, tile: Tile) -> _Pixels:
     nameless = ~good & ((dq & np.uint32(UNUSABLE)) == 0)
     dq = dq | np.where(nameless, np.uint32(DQ.NOT_FINITE), np.uint32(0))
     old = plan.resampler.window(*tile.read)
+    both = ((dq & np.uint32(NOTES)) != 0) & ((old.dq & np.uint32(DQ.REFERENCE)) != 0)
     ratio = np.float32(plan.scale.ratio)
     shift = np.float32(plan.new.level - plan.level)  # the reference's sky is brought to that of the science image
     return _Pixels(
@@ -106,7 +107,7 @@ def _read(plan: Plan, tile: Tile) -> _Pixels:
         variance_science=variance,
         variance_reference=old.variance
         * np.float32(plan.scale.ratio**2 * plan.correlation[1].power * plan.resampler.response(plan.weight, *tile.read)),
-        dq=dq | old.dq,
+        dq=dq | old.dq | np.where(both, np.uint32(DQ.BOTH), np.uint32(0)),
     )
 
 

@@ -17,10 +17,10 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
-from astrid.core.dq import DQ
 from astrid.core.errors import InputError
 from astrid.core.records import Calibrated, Difference, DQImage, ExposureInfo, FloatImage, PixelMap, Psf
 from astrid.io.checked import LargePlane, compressed, verify_sums, write_hdus
+from astrid.io.flags import dq_cards
 from astrid.io.images import damage_as_errors, read_frames, read_image, read_plane
 from astrid.io.planes import LARGE, DiskPlane
 from astrid.io.wcs import celestial_wcs, one_line, quiet_wcs
@@ -89,7 +89,7 @@ def write_calibrated(path: Path, calibrated: Calibrated) -> None:
         primary,
         _plain(calibrated.data, "SCI", science),
         _plain(calibrated.variance, "VAR", variance),
-        _packed(calibrated.dq, "DQ", _joined(where, _dq_cards())),
+        _packed(calibrated.dq, "DQ", _joined(where, dq_cards())),
     ]
     if calibrated.psf is not None:
         hdus.append(_psf_hdu(calibrated.psf, "PSF"))
@@ -148,7 +148,7 @@ def write_difference(path: Path, difference: Difference) -> None:
         if name == "difference":
             header.extend(_meta_cards(difference.quality))
         hdus.append(_packed(getattr(difference, name), name.upper(), header))
-    hdus.append(_packed(difference.dq, "DQ", _joined(where, _dq_cards())))
+    hdus.append(_packed(difference.dq, "DQ", _joined(where, dq_cards())))
     if difference.truth is not None:
         hdus.append(_packed(difference.truth, "TRUTH", _joined(where)))
     hdus.extend(_psf_hdu(getattr(difference, name), name.upper()) for name in _PSFS)
@@ -235,10 +235,6 @@ def _meta(header: fits.Header) -> dict[str, Any]:
 
 def _steps(meta: Mapping[str, Any]) -> list[str]:
     return [step for step in str(meta.get("applied", "")).split(", ") if step]
-
-
-def _dq_cards() -> fits.Header:
-    return fits.Header([(f"DQBIT{flag.value.bit_length() - 1}", flag.name, f"value {flag.value}") for flag in DQ])
 
 
 def _joined(*headers: fits.Header) -> fits.Header:

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from astrid.core.archive import Archive, Identity
 from astrid.core.errors import InputError
-from astrid.core.records import FloatImage, Frames
+from astrid.core.records import DQImage, FloatImage, Frames
 from astrid.core.runtime import log
 from astrid.io.amplifiers import mosaic, numbered_amplifiers
+from astrid.io.flags import flags_beside
 from astrid.io.headers import header_number
 from astrid.io.missions import Companions, Mission, mission_of
 from astrid.io.missions._base import is_image
@@ -110,7 +111,7 @@ def list_exposures(path: Path, hdu: str = "") -> list[Listing]:
     with damage_as_errors(path), fits.open(path, memmap=False) as hdus:
         mission = mission_of(hdus)
         if mission is None:
-            data, header, _ = _generic(hdus, hdu, path)
+            data, header, _, _ = _generic(hdus, hdu, path)
             wcs = celestial_wcs(header, source=str(path), hdus=hdus)
             return [Listing(hdu, header, wcs, _sky_image(data, path).shape, None, {})]
         headers = [one.header for one in hdus]
@@ -146,10 +147,11 @@ def read_frames(
 
     A product of a known mission is read by it: its flags, noise, exposure and what was done are in `Frames.archive`, and companions
     that lie beside it under the mission's names are found. Where it has several exposures and none is named, the longest is taken.
-    A raw frame may hold several amplifiers, in one image or in extensions of one detector.
+    A raw frame may hold several amplifiers, in one image or in extensions of one detector, and flags of its observatory in an extension
+    DQ whose cards name the bits.
     """
     given = {"mask": mask, "variance": variance, "exposure": exposure}
-    data, header, wcs, amplifiers, archive = _read_exposure(path, hdu, {kind: name for kind, name in given.items() if name is not None})
+    data, header, wcs, amplifiers, archive, dq = _read_exposure(path, hdu, {kind: name for kind, name in given.items() if name is not None})
     shape = (data.shape[0], data.shape[1])
     masters = {"bias": bias, "dark": dark, "flat": flat}
     frames = {kind: _master(name, kind) for kind, name in masters.items() if name is not None}
@@ -173,6 +175,7 @@ def read_frames(
         variances={kind: frame.variance for kind, frame in frames.items() if frame.variance is not None},
         amplifiers=amplifiers,
         archive=archive,
+        dq=dq,
         **{kind: frame.data for kind, frame in frames.items()},
     )
 
@@ -198,13 +201,15 @@ def _master(path: Path, kind: str) -> _Master:
     return _Master(array.astype(np.float32), variance, float("nan") if exptime is None else exptime)
 
 
-def _read_exposure(path: Path, hdu: str, companions: Mapping[str, Path]) -> tuple[FloatImage, fits.Header, WCS, Any, Archive | None]:
+def _read_exposure(
+    path: Path, hdu: str, companions: Mapping[str, Path]
+) -> tuple[FloatImage, fits.Header, WCS, Any, Archive | None, DQImage | None]:
     _must_exist(path)
     with damage_as_errors(path), fits.open(path, memmap=False) as hdus:
         mission = mission_of(hdus)
         if mission is None:
-            data, header, amplifiers = _generic(hdus, hdu, path)
-            return _sky_image(data, path), header, celestial_wcs(header, source=str(path), hdus=hdus), amplifiers, None
+            data, header, amplifiers, dq = _generic(hdus, hdu, path)
+            return _sky_image(data, path), header, celestial_wcs(header, source=str(path), hdus=hdus), amplifiers, None, dq
         headers = [one.header for one in hdus]
         number = _numbered(hdus, hdu, path) if hdu else _longest(mission, headers, path)
         header = _completed(headers[number], headers[0])
@@ -223,7 +228,7 @@ def _read_exposure(path: Path, hdu: str, companions: Mapping[str, Path]) -> tupl
                     f"the {what} of {path} has {_size(plane.shape)} pixels but its image has {_size(product.data.shape)}; give its own."
                 )
         wcs = _cropped(celestial_wcs(header, source=str(path), hdus=hdus), product.crop)
-        return _sky_image(product.data, path), header, wcs, (), product.archive
+        return _sky_image(product.data, path), header, wcs, (), product.archive, None
 
 
 def _companion_plane(path: Path, kind: str, mission: Mission, header: fits.Header, number: int) -> tuple[NDArray[Any], fits.Header]:
@@ -251,14 +256,15 @@ def _longest(mission: Mission, headers: Sequence[fits.Header], path: Path) -> in
     return chosen
 
 
-def _generic(hdus: fits.HDUList, hdu: str, path: Path) -> tuple[FloatImage, fits.Header, tuple[Any, ...]]:
+def _generic(hdus: fits.HDUList, hdu: str, path: Path) -> tuple[FloatImage, fits.Header, tuple[Any, ...], DQImage | None]:
     chosen = _choose(hdus, hdu, path)
     joined = mosaic(hdus, next(number for number, entry in enumerate(hdus) if entry is chosen))
     if joined is not None:
-        return joined.data.astype(np.float32), _completed(joined.header, hdus[0].header), joined.amplifiers
+        return joined.data.astype(np.float32), _completed(joined.header, hdus[0].header), joined.amplifiers, None
     array = _plane(np.asarray(chosen.data), path)
     header = _completed(chosen.header, hdus[0].header)
-    return array.astype(array.dtype.newbyteorder("="), copy=False).astype(np.float32), header, numbered_amplifiers(header)
+    plain = array.astype(array.dtype.newbyteorder("="), copy=False).astype(np.float32)
+    return plain, header, numbered_amplifiers(header), flags_beside(hdus, chosen)
 
 
 def _numbered(hdus: fits.HDUList, hdu: str, path: Path) -> int:

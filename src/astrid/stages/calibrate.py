@@ -26,6 +26,7 @@ REPORT = Path("reports/calibrate.json")
 CODE = (
     "astrid.imaging",
     "astrid.io.fits",
+    "astrid.io.flags",
     "astrid.io.images",
     "astrid.io.wcs",
     "astrid.io.amplifiers",
@@ -35,6 +36,7 @@ CODE = (
 
 _COMPANIONS = tuple(f"{kind}_path" for kind in COMPANIONS)
 _MEASURED = ("fwhm", "sky", "sky_rms", "n_stars", "masked_fraction", "noise_ratio", "n_cosmic_ray")
+_NOTED = ("n_crosstalk", "n_persistence")
 _NAMED_REASONS = 20  # reasons that the report repeats
 
 
@@ -121,13 +123,13 @@ def measured(calibrated: Calibrated) -> dict[str, Any]:
         "sky_rms": calibrated.sky_rms,
         "gain": calibrated.gain if np.isfinite(calibrated.gain) else float("nan"),
         "unit": calibrated.info.unit,
-        **{key: calibrated.meta[key] for key in ("masked_fraction", "noise_ratio", "n_cosmic_ray", "applied")},
+        **{key: calibrated.meta[key] for key in ("masked_fraction", "noise_ratio", "n_cosmic_ray", *_NOTED, "applied")},
     }
 
 
 def _table(exposures: pd.DataFrame, rows: list[dict[str, Any]]) -> pd.DataFrame:
     """The raw table with the products' paths and what was measured; companions stay behind with the raw files."""
-    results = pd.DataFrame(rows, columns=["status", "reason", "psf_method", "applied", "gain", "unit", *_MEASURED])
+    results = pd.DataFrame(rows, columns=["status", "reason", "psf_method", "applied", "gain", "unit", *_MEASURED, *_NOTED])
     table = exposures.reset_index(drop=True).copy()
     ok = results["status"] == "ok"
     table["path"] = (table["exposure_id"] + ".fits").where(ok, "")
@@ -139,7 +141,7 @@ def _table(exposures: pd.DataFrame, rows: list[dict[str, Any]]) -> pd.DataFrame:
     table["unit"] = results["unit"].where(ok, table["unit"])
     for key in ("status", "reason", "psf_method", "applied"):
         table[key] = results[key].where(results[key].notna(), "").astype(str)
-    for key in _MEASURED:
+    for key in (*_MEASURED, *_NOTED):
         table[key] = pd.to_numeric(results[key]).astype(float)
     return table
 
@@ -153,6 +155,7 @@ def report(table: pd.DataFrame) -> dict[str, Any]:
         "ok": len(good),
         "quarantined": len(aside),
         "median": {key: float(good[key].median()) for key in _MEASURED} if len(good) else {},
+        "noted": {key.removeprefix("n_"): int((good[key] > 0).sum()) for key in _NOTED},  # exposures with such pixels
         "psf_methods": {str(key): int(count) for key, count in good["psf_method"].value_counts().sort_index().items()},
         "reasons": {str(row.exposure_id): str(row.reason) for row in aside.head(_NAMED_REASONS).itertuples()},
     }

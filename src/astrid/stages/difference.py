@@ -35,7 +35,7 @@ INJECTED = Path("data/injected")  # pairs.parquet and truth.parquet of the injec
 DIFFERENCE = Path("data/difference")
 REPORT = Path("reports/difference.json")
 PAGES = Path("reports/difference")
-CODE = ("astrid.imaging", "astrid.io.fits", "astrid.io.images", "astrid.io.wcs", "astrid.core")
+CODE = ("astrid.imaging", "astrid.io.fits", "astrid.io.flags", "astrid.io.images", "astrid.io.wcs", "astrid.core")
 
 # Kinds of truth rows that are changes on the sky; the others are artefacts.
 TRANSIENT_KINDS = ("supernova", "variable", "asteroid", "injected")

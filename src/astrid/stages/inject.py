@@ -30,7 +30,7 @@ from astrid.stages.common import Job, executor, only_alerts, prune, quarantine, 
 from astrid.stages.difference import CALIBRATED, INJECTED, PAIR_TABLE, TRANSIENT_KINDS, TRUTH_TABLE, memory_needed, set_aside
 
 REPORT = Path("reports/inject.json")
-CODE = ("astrid.imaging", "astrid.io.fits", "astrid.core")
+CODE = ("astrid.imaging", "astrid.io.fits", "astrid.io.flags", "astrid.core")
 
 _NAMED_REASONS = 20  # reasons that the report repeats
 

@@ -6,7 +6,7 @@ import pytest
 from astrid.candidates.extract import find_candidates
 from astrid.core.dq import DQ
 
-NEW = {"column", "crosstalk", "diffuse", "fringe", "glint", "step"}
+NEW = {"column", "crosstalk", "diffuse", "fringe", "glint", "persistence", "step"}
 
 
 def tags_of(frame, chosen):
@@ -48,25 +48,36 @@ def test_real_sources_get_none_of_the_tags_of_spread_light_and_of_the_sensor(bus
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_a_mirror_image_of_a_saturated_star_is_crosstalk_and_its_neighbour_is_not(scene, cfg, sign):
-    view = scene(shape=(256, 448))
-    for x, y in ((90, 120), (140, 60)):
-        view.dq[y - 6 : y + 7, x - 4 : x + 5] = DQ.SATURATED if sign > 0 else DQ.SATURATED | DQ.REFERENCE
-        view.science[y - 6 : y + 7, 447 - x - 4 : 447 - x + 5] += sign * 8.0
-    view.add(447 - 90, 170, sign * 30)
+@pytest.mark.parametrize(("bit", "name"), [(DQ.CROSSTALK, "crosstalk"), (DQ.PERSISTENCE, "persistence")])
+def test_flags_name_what_the_epoch_of_their_sign_can_have_made(scene, cfg, sign, bit, name):
+    view = scene(shape=(256, 256))
+    own, other = (bit, bit | DQ.REFERENCE) if sign > 0 else (bit | DQ.REFERENCE, bit)
+    for x, flags in ((60, own), (120, other), (180, own)):
+        view.dq[119:122, x - 1 : x + 2] = int(flags)
+    for x, y in ((60, 120), (120, 120), (186, 120)):  # under its own flag, under that of the other epoch, beside a flag
+        view.add(x, y, sign * 20)
     frame = find(view, cfg)
-    at = np.hypot(frame["x"] - 357, frame["y"] - 120) < 7
-    assert share(frame, at, "crosstalk") == 1
-    assert share(frame, np.hypot(frame["x"] - 357, frame["y"] - 170) < 2, "crosstalk") == 0
+    for x, expected in ((60, 1), (120, 0), (186, 0)):
+        at = np.hypot(frame["x"] - x, frame["y"] - 120) < 2
+        assert share(frame, at, name) == expected
+        assert share(frame, at, "crosstalk" if name == "persistence" else "persistence") == 0
 
 
-def test_a_source_at_the_mirror_image_of_a_saturated_star_is_real_where_the_sensor_has_no_crosstalk(scene, cfg):
-    view = scene(shape=(256, 448))
-    for x, y in ((90, 120), (140, 60), (60, 200)):
-        view.dq[y - 6 : y + 7, x - 4 : x + 5] = DQ.SATURATED
-    view.add(447 - 92, 123, 8)
-    frame = find(view, cfg)
-    assert share(frame, np.hypot(frame["x"] - 355, frame["y"] - 123) < 2, "crosstalk") == 0
+@pytest.mark.parametrize("sign", [1, -1])
+def test_flags_of_both_epochs_name_either_sign(scene, cfg, sign):
+    view = scene(shape=(200, 200))
+    view.dq[98:103, 98:103] = int(DQ.CROSSTALK | DQ.REFERENCE | DQ.BOTH)
+    view.add(100, 100, sign * 15)
+    (names,) = find(view, cfg)["tags"]
+    assert "crosstalk" in names
+
+
+def test_a_single_flagged_pixel_under_the_centre_is_enough(scene, cfg):
+    view = scene(shape=(200, 200))
+    view.dq[100, 101] = int(DQ.PERSISTENCE)
+    view.add(100.4, 100.2, 15)
+    (names,) = find(view, cfg)["tags"]
+    assert "persistence" in names
 
 
 def test_a_step_between_amplifiers_tags_what_lies_at_the_border_and_no_source_there(scene, cfg):

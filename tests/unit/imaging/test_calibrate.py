@@ -8,6 +8,7 @@ import pytest
 import yaml
 from astropy.io import fits
 from astropy.wcs import WCS
+from scipy import ndimage
 
 from astrid.config.schema.calibrate import CalibrateConfig
 from astrid.config.validate import validate
@@ -174,3 +175,61 @@ def test_a_psf_is_estimated_where_none_is_given(config):
 def test_what_cannot_be_calibrated_says_why(changes, message, config):
     with pytest.raises(ImagingError, match=message):
         calibrate(archive(**changes), config)
+
+
+def read_out(share: float, **changes: object) -> RawExposure:
+    """A raw exposure of two amplifiers with bright stars, of which one is full, and a flat."""
+    rng = np.random.default_rng(4)
+    shape = (256, 256)
+    light = np.zeros(shape)
+    places = (rng.integers(0, 256, 40), rng.integers(0, 256, 40))
+    np.add.at(light, places, 10 ** rng.uniform(4.5, 6.3, 40))
+    flat = 1.0 + 0.1 * np.sin(np.arange(256) / 40.0)[None, :] * np.ones(shape)
+    charge = rng.poisson((200.0 + ndimage.gaussian_filter(light, 1.6)) * flat).clip(max=60_000).astype(float)
+    charge += share * charge[:, ::-1] + rng.normal(0.0, 5.0, shape)
+    info = replace(INFO, unit="adu")
+    base = RawExposure(
+        charge.astype(np.float32), wcs(), info, calibrated=False, gain=1.0, read_noise=5.0, saturation=58_000.0,
+        flat=flat.astype(np.float32), psf=gaussian(21), grid="1 2",
+    )  # fmt: skip
+    return replace(base, **changes)
+
+
+def test_crosstalk_is_flagged_and_changes_no_pixel(config):
+    share = 2e-3
+    out, blind = (calibrate(read_out(share, grid=grid), config) for grid in ("1 2", ""))
+    bit = np.uint32(DQ.CROSSTALK)
+    assert ((out.dq & bit) != 0).sum() > 50
+    assert not (blind.dq & bit).any()
+    np.testing.assert_array_equal(out.dq & ~bit, blind.dq)
+    for plane in ("data", "variance"):
+        np.testing.assert_array_equal(getattr(out, plane), getattr(blind, plane))
+    for column in out.sources.dtype.names:
+        np.testing.assert_array_equal(out.sources[column], blind.sources[column])
+    for pair in ("1_2", "2_1"):
+        assert abs(out.meta[f"crosstalk_{pair}"] - share) < 4 * out.meta[f"crosstalk_error_{pair}"] < 1.2e-3
+    assert out.meta["n_crosstalk"] == ((out.dq & bit) != 0).sum()
+    assert "crosstalk flags" in out.meta["applied"]
+    assert not [key for key in blind.meta if key.startswith("crosstalk")]
+    none = calibrate(read_out(0.0), config)
+    assert none.meta["n_crosstalk"] == 0
+    assert not (calibrate(read_out(share, calibrated=True), config).dq & bit).any()
+
+
+def test_flags_beside_a_raw_frame_are_trimmed_with_it(config):
+    given = np.zeros((256, 256), np.uint32)
+    given[100, 120] = int(DQ.PERSISTENCE)
+    trim = (slice(20, 250), slice(10, 250))
+    out = calibrate(read_out(0.0, dq=given, trim=trim), config)
+    assert np.argwhere(out.dq & np.uint32(DQ.PERSISTENCE)).tolist() == [[80, 110]]
+    assert out.meta["n_persistence"] == 1
+    own = calibrate(read_out(0.0, dq=given[trim], trim=trim), config)
+    np.testing.assert_array_equal(own.dq, out.dq)
+    np.testing.assert_array_equal(own.data, calibrate(read_out(0.0, trim=trim), config).data)
+    with pytest.raises(ImagingError, match="the DQ plane has 9 x 9 pixels but the exposure 256 x 256"):
+        calibrate(read_out(0.0, dq=given[:9, :9]), config)
+
+
+def test_the_layout_of_the_amplifiers_is_read_from_the_header():
+    assert raw_exposure(frames(NAMPSYX="1 2"), INFO, calibrated=False).grid == "1 2"
+    assert raw_exposure(frames(), INFO, calibrated=False).grid == ""

@@ -50,6 +50,21 @@ def test_the_same_pair_gives_the_same_bytes(sky, result, difference_config):
     assert again.difference.tobytes() == result.difference.tobytes()
 
 
+def test_notes_tell_their_epoch_and_move_no_value(sky, result, difference_config):
+    planes = [image.dq.copy() for image in (sky.science, sky.reference)]
+    for plane, rows in zip(planes, (slice(60, 70), slice(66, 76)), strict=True):
+        plane[rows, 90:120] |= np.uint32(DQ.CROSSTALK)
+    noted = [dataclasses.replace(image, dq=plane) for image, plane in zip((sky.science, sky.reference), planes, strict=True)]
+    out = subtract_pair(*noted, difference_config)
+    for name in ("science", "reference", "difference", "score", "flux", "flux_err"):
+        np.testing.assert_array_equal(getattr(out, name), getattr(result, name))
+    new = DQ.CROSSTALK | DQ.REFERENCE | DQ.BOTH
+    own, both, other = (set(np.unique(out.dq[rows, 95:115] & np.uint32(new)).tolist()) for rows in (61, slice(68, 69), 73))
+    assert own == {int(DQ.CROSSTALK)}
+    assert both == {int(new)}
+    assert other == {int(DQ.CROSSTALK | DQ.REFERENCE)}
+
+
 @pytest.mark.parametrize("key", ["survey", "instrument", "filter"])
 def test_a_pair_of_two_kinds_is_refused_unless_allowed(sky, difference_values, difference_config, key):
     other = dataclasses.replace(sky.reference, info=dataclasses.replace(sky.reference.info, **{key: "other"}))

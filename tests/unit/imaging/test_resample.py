@@ -58,6 +58,36 @@ def test_bad_pixels_are_marked_and_do_not_ring(skies, difference_config):
     assert 9 <= ((result.dq & np.uint32(DQ.SATURATED)) != 0).sum() <= 16
 
 
+@pytest.mark.parametrize("scale", [1.0, 1.6, 0.6])
+def test_notes_of_single_pixels_are_carried_and_move_no_value(skies, difference_config, scale):
+    data = np.random.default_rng(3).normal(size=SHAPE)
+    mapping = _mapping(skies, scale=scale, angle=7.0, shift=(0.4, 0.3))
+    plain = to_grid(*_planes(data), mapping, SHAPE, difference_config.resample)
+    planes = _planes(data)
+    rng = np.random.default_rng(4)
+    noted = {bit: (rng.integers(35, 60, 12), rng.integers(35, 60, 12)) for bit in (DQ.CROSSTALK, DQ.PERSISTENCE)}
+    for bit, place in noted.items():
+        planes[2][place] |= np.uint32(bit)
+    result = to_grid(*planes, mapping, SHAPE, difference_config.resample)
+    np.testing.assert_array_equal(result.data, plain.data)
+    np.testing.assert_array_equal(result.variance, plain.variance)
+    y, x = np.indices(SHAPE)
+    rx, ry = mapping(x.ravel().astype(float), y.ravel().astype(float))
+    for bit, (row, column) in noted.items():
+        carried = ((result.dq & np.uint32(bit)) != 0).ravel()
+        near = [np.hypot(rx - c, ry - r) for r, c in zip(row, column, strict=True)]
+        assert all(carried[one.argmin()] for one in near)
+        assert not carried[np.min(near, axis=0) > 2.2].any()
+        assert (result.dq.ravel()[carried] & np.uint32(DQ.REFERENCE)).all()
+
+
+def test_a_noted_pixel_without_a_variance_is_still_unusable(skies, difference_config):
+    planes = _planes(np.ones(SHAPE))
+    planes[1][50, 50], planes[2][50, 50] = np.nan, np.uint32(DQ.CROSSTALK)
+    result = to_grid(*planes, _mapping(skies), SHAPE, difference_config.resample)
+    assert result.dq[50, 50] & np.uint32(DQ.NOT_FINITE)
+
+
 def test_outside_the_footprint_there_is_no_coverage(skies, difference_config):
     result = to_grid(*_planes(np.ones(SHAPE)), _mapping(skies, shift=(200.0, 0.0)), SHAPE, difference_config.resample)
     assert result.overlap == 0.0

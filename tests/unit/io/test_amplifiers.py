@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from astrid.core.dq import DQ
 from astrid.core.errors import InputError
 from astrid.io.amplifiers import mosaic, numbered_amplifiers
 from astrid.io.images import read_frames
@@ -109,3 +110,21 @@ def test_a_master_frame_brings_its_exposure_time_and_variance(tmp_path: Path) ->
     lost = save(tmp_path / "lost.fits", fits.PrimaryHDU(np.full((NY, NX), np.nan, np.float32)))
     with pytest.raises(InputError, match=r"the master flat .* holds no finite value"):
         read_frames(path, flat=lost)
+
+
+def test_flags_beside_a_raw_frame_are_read_by_the_names_of_their_bits(tmp_path: Path) -> None:
+    data = np.random.default_rng(2).normal(50, 5, (NY, NX)).astype(np.float32)
+    given = np.zeros((NY, NX), np.int16)
+    given[3, 4], given[5, 6], given[7, 8] = 1, 2, 4
+    image = fits.PrimaryHDU(data, fits.Header(wcs_cards(1.0, 40)))
+    for cards, expected in (
+        ({"DQBIT0": "PERSISTENCE", "DQBIT1": "HOT", "DQBIT2": "FLUFF"}, [DQ.PERSISTENCE, DQ.HOT, 0]),
+        ({"DQBIT1": "CROSSTALK"}, [0, DQ.CROSSTALK, 0]),
+    ):
+        dq = read_frames(save(tmp_path / "raw.fits", image, image_hdu(given, EXTNAME="DQ", **cards))).dq
+        assert dq is not None
+        assert dq.dtype == np.uint32
+        assert [int(dq[place]) for place in ((3, 4), (5, 6), (7, 8))] == [int(bit) for bit in expected]
+        assert np.count_nonzero(dq) == sum(bit != 0 for bit in expected)
+    for name, cards in (("DQ", {}), ("DQ", {"DQBIT0": "FLUFF"}), ("FLAGS", {"DQBIT0": "HOT"})):
+        assert read_frames(save(tmp_path / "raw.fits", image, image_hdu(given, EXTNAME=name, **cards))).dq is None

@@ -150,6 +150,7 @@ def test_headers_name_bits_and_carry_identity_wcs_and_history(tmp_path, calibrat
     with fits.open(tmp_path / "c.fits", checksum=True) as hdus:
         assert "overscan" in str(hdus[0].header["HISTORY"])
         assert hdus["DQ"].header[f"DQBIT{DQ.COSMIC_RAY.bit_length() - 1}"] == "COSMIC_RAY"
+        assert hdus["DQ"].header[f"DQBIT{DQ.PERSISTENCE.bit_length() - 1}"] == "PERSISTENCE"
         assert hdus["VAR"].header["BUNIT"] == "(electron)**2"
         for name in ("SCI", "VAR", "DQ"):
             assert WCS(hdus[name].header).has_celestial

@@ -15,7 +15,7 @@ from astrid.io.images import list_exposures, read_frames
 from astrid.io.missions import is_companion, mission_of
 from astrid.io.missions.galex import GALEX
 from astrid.io.missions.hst import HST
-from astrid.io.missions.jwst import JWST
+from astrid.io.missions.jwst import JWST, flagged
 from astrid.io.missions.panstarrs import PANSTARRS, linear, mask_bits
 from astrid.io.missions.tess import TESS
 from astrid.io.missions.uvot import UVOT
@@ -113,6 +113,10 @@ def test_panstarrs_mask_bits_follow_the_header_that_names_them() -> None:
     )
     assert mask_bits(header) == {1: DQ.SATURATED, 2: DQ.COSMIC_RAY}
     assert mask_bits(fits.Header())[0x20] == DQ.SATURATED
+    burnt = [("MSKNAM00", "SUSPECT"), ("MSKVAL00", 128), ("MSKNAM01", "MASK.BURNTOOL"), ("MSKVAL01", 256)]
+    assert mask_bits(fits.Header(burnt)) == {128: DQ.SUSPECT, 256: DQ.PERSISTENCE}
+    shared = [*burnt[:3], ("MSKVAL01", 128)]
+    assert mask_bits(fits.Header(shared)) == mask_bits(fits.Header([*shared[2:], *shared[:2]])) == {128: DQ.SUSPECT}
     assert linear(np.array([[1.0]]), fits.Header())[0, 0] == 1.0
     scaled = fits.Header([("BOFFSET", 5.0), ("BSOFTEN", 2.0)])
     assert linear(np.array([[0.0, 2.5 / np.log(10.0)]]), scaled)[0] == pytest.approx([5.0, 5.0 + 4.0 * np.sinh(1.0)])
@@ -175,6 +179,8 @@ def test_jwst_flags_keep_the_cause_of_a_lost_pixel(tmp_path: Path) -> None:
     assert archive.variance[7, 8] == 0
     resampled = read_frames(made.jwst(tmp_path, resampled=True)).archive
     assert at(resampled.dq, 30, 2) == ["NO_COVERAGE"]
+    lit = flagged(np.array([[32, 1 | 32, 2 | 32, 0]]))  # PERSISTENCE alone, not to be used, saturated late
+    assert [at(lit, 0, column) for column in range(4)] == [["PERSISTENCE"], ["BAD", "PERSISTENCE"], ["SUSPECT", "PERSISTENCE"], []]
 
 
 def test_tess_images_are_cut_to_their_exposed_pixels(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import yaml
 from astropy.io import fits
 from astropy.wcs import WCS
 
+from astrid.core.dq import DQ
 from astrid.core.errors import ImagingError, InputError
 from astrid.io.fits import read_calibrated
 from astrid.io.tables import EXPOSURES, read_table, write_table
@@ -87,6 +88,18 @@ def test_good_exposures_are_calibrated_and_broken_ones_set_aside(project):
     assert (summary["exposures"], summary["ok"], summary["quarantined"]) == (3, 2, 1)
     assert list(summary["reasons"]) == ["b"]
     assert not (project / "data/calibrated/b.fits").exists()
+
+
+def test_pixels_on_record_as_full_before_are_carried_and_counted(project):
+    wake = np.zeros((SIZE, SIZE), np.uint8)
+    wake[40:43, 50] = 1
+    flags = fits.ImageHDU(wake, name="DQ")
+    flags.header["DQBIT0"] = "PERSISTENCE"
+    fits.append(project / "data/raw/c.fits", flags.data, flags.header)
+    calibrate.main()
+    out = read_calibrated(project / "data/calibrated/c.fits")
+    assert np.argwhere(out.dq & np.uint32(DQ.PERSISTENCE)).tolist() == [[40, 50], [41, 50], [42, 50]]
+    assert json.loads((project / "reports/calibrate.json").read_text())["noted"] == {"crosstalk": 0, "persistence": 1}
 
 
 def test_running_again_does_nothing_and_a_killed_run_ends_the_same(project, monkeypatch):

@@ -38,6 +38,19 @@ class DetectorConfig:
 
 
 @section
+class CrosstalkConfig:
+    """What one amplifier leaves of its charge in another; it is measured and flagged, not corrected."""
+
+    layout: Literal["header", "mirrored", "none"]  # of raw frames; mirrored = two halves of the columns, each read from its outer end
+    aggressor_sigma: Positive  # sigma of the sky, pixels above this tell the share
+    source_sigma: Positive  # sigma of the smoothed rest, above which a pixel belongs to a source of its own
+    level_px: Positive  # px, width of the weights under which the local sky is taken
+    max_share: Fraction  # largest share that is looked for
+    sigma: Positive  # of its error, beyond which a share is believed
+    flag_sigma: Positive  # sigma of a pixel, crosstalk beyond this is flagged
+
+
+@section
 class CosmicsConfig:
     """L.A.Cosmic (van Dokkum 2001, PASP 113, 1420), guarded by the sharpness that the PSF allows."""
 
@@ -87,6 +100,7 @@ class CalibrateConfig:
 
     max_unusable_fraction: Fraction  # of the pixels; an exposure with more is quarantined
     detector: DetectorConfig
+    crosstalk: CrosstalkConfig
     cosmics: CosmicsConfig
     background: BackgroundConfig
     counts: CountsConfig

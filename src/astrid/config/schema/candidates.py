@@ -21,6 +21,7 @@ Tag = Literal[
     "glint",
     "hot_pixel",
     "offset",
+    "persistence",
     "residual",
     "saturated",
     "scale",
@@ -126,9 +127,7 @@ class TagsConfig:
     step_share: Fraction  # of the strength
     column_length_fwhm: Positive  # science FWHM
     column_sigma: Positive  # sigma of D's mean
-    crosstalk_fwhm: Positive  # science FWHM
-    crosstalk_share: Fraction  # of the star's flux
-    crosstalk_sigma: NonNegative  # sigma of the mirrored light
+    flagged_fwhm: Positive  # science FWHM
     glint_empty: Positive  # S/N in the other epoch
     glint_elongation: Positive  # major over minor axis
     glint_snr: Positive  # S/N

@@ -77,6 +77,7 @@ class DetectorSpec:
     amplifier_offset: NonNegative  # ADU, RMS drift of the second amplifier's level
     crosstalk: Fraction  # of a pixel's charge that appears at the mirrored pixel of the other amplifier
     persistence: Fraction  # of a full pixel's charge that comes back in the next exposure
+    persistence_recorded: Fraction  # of the groups of full pixels that the observatory has on record for that exposure
     dead_border: NonNegative  # pixel, largest width of the border without response; each side's is drawn
     border_rolloff: NonNegative  # pixel, over which the response rises inside that border
 

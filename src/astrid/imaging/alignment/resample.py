@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrid.config.schema.imaging import ResampleConfig
-from astrid.core.dq import DQ
+from astrid.core.dq import DQ, UNUSABLE
 from astrid.core.records import DQImage, FloatImage, Psf
 from astrid.imaging.alignment.astrometry import Mapping
 from astrid.imaging.alignment.fill import fill_local as fill_local
@@ -197,7 +197,7 @@ class _Section:
         bad = np.flatnonzero(~good)
         filled = [np.asarray(plane, np.float32) for plane in (data, variance)]
         self.signal, self.noise = fill_planes(filled, good, _FILL_SIGMA) if len(bad) else filled
-        nameless = bad[np.take(dq, bad) == 0]
+        nameless = bad[(np.take(dq, bad) & np.uint32(UNUSABLE)) == 0]
         if len(nameless):
             dq = dq.copy()
             np.put(dq, nameless, np.uint32(DQ.NOT_FINITE))

@@ -46,6 +46,7 @@ class Readout:
     dark_exptime: float = NAN  # s, of the master dark
     variances: Mapping[str, FloatImage] = field(default_factory=dict)  # of the master frames "bias", "dark", "flat", their unit^2
     amplifiers: tuple[Amplifier, ...] = ()  # empty = one channel with `trim` and `overscan`
+    flags: DQImage | None = None  # bits of `core.dq.DQ` that its observatory knows
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +126,8 @@ def reduce_readout(readout: Readout, config: DetectorConfig) -> Reduced:
     applied = _steps(readout, channels, config)
     trimmed = _assemble(readout.data, channels, shape)
     dq = _flags(trimmed, saturation, masters, config)
+    if readout.flags is not None:
+        dq |= _fitted(readout.flags, "DQ plane", readout, channels, shape)
     response = None
     if masters.flat is not None:
         response, excess = _response(masters.flat, masters.variances.get("flat"), config)
@@ -285,17 +288,20 @@ def _assemble(frame: NDArray[Any], channels: tuple[Amplifier, ...], shape: tuple
     return out
 
 
+def _fitted(frame: NDArray[Any], what: str, readout: Readout, channels: tuple[Amplifier, ...], shape: tuple[int, int]) -> NDArray[Any]:
+    """A frame of the whole or of the trimmed shape as the trimmed one."""
+    whole = readout.data.shape
+    if frame.shape not in (whole, shape):
+        raise ImagingError(
+            f"the {what} has {frame.shape[1]} x {frame.shape[0]} pixels but the exposure {whole[1]} x {whole[0]} "
+            f"({shape[1]} x {shape[0]} trimmed); give the one that belongs to it."
+        )
+    return _assemble(frame, channels, shape) if frame.shape == whole else frame
+
+
 def _masters(readout: Readout, channels: tuple[Amplifier, ...], shape: tuple[int, int]) -> _Masters:
     def fitted(frame: NDArray[Any] | None, what: str) -> NDArray[np.float64] | None:
-        if frame is None:
-            return None
-        whole = readout.data.shape
-        if frame.shape not in (whole, shape):
-            raise ImagingError(
-                f"the {what} has {frame.shape[1]} x {frame.shape[0]} pixels but the exposure {whole[1]} x {whole[0]} "
-                f"({shape[1]} x {shape[0]} trimmed); give the one that belongs to it."
-            )
-        return np.asarray(_assemble(frame, channels, shape) if frame.shape == whole else frame, dtype=np.float64)
+        return None if frame is None else np.asarray(_fitted(frame, what, readout, channels, shape), dtype=np.float64)
 
     scale = _dark_scale(readout) if readout.dark is not None else NAN
     dark = fitted(readout.dark, _MASTERS["dark"])

@@ -53,7 +53,7 @@ _CAREFUL = {
     2: DQ.SUSPECT,  # SATURATED in later groups of the ramp
     4: DQ.SUSPECT,  # JUMP_DET, which the ramp fit has removed
     16: DQ.SUSPECT,  # OUTLIER
-    32: DQ.SUSPECT,  # PERSISTENCE
+    32: DQ.PERSISTENCE,
     4096: DQ.SUSPECT,  # WARM
     8192: DQ.SUSPECT,  # LOW_QE
     65536: DQ.SUSPECT,  # NONLINEAR

@@ -28,7 +28,7 @@ _BITS = {
     0x0010: DQ.BAD,  # CTE
     0x0020: DQ.SATURATED,  # SAT
     0x0040: DQ.BAD,  # LOW
-    0x0080: DQ.SUSPECT,  # SUSPECT, BURNTOOL
+    0x0080: DQ.SUSPECT,  # SUSPECT and BURNTOOL share it: which of the two it is, the mask does not say
     0x0100: DQ.COSMIC_RAY,  # CR
     0x0200: DQ.SUSPECT,  # SPIKE
     0x0400: DQ.SUSPECT,  # GHOST
@@ -47,7 +47,7 @@ _BY_NAME = {
     "LOW": DQ.BAD,
     "BAD": DQ.BAD,
     "SUSPECT": DQ.SUSPECT,
-    "BURNTOOL": DQ.SUSPECT,
+    "BURNTOOL": DQ.PERSISTENCE,
     "CR": DQ.COSMIC_RAY,
     "SPIKE": DQ.SUSPECT,
     "GHOST": DQ.SUSPECT,
@@ -119,13 +119,16 @@ def linear(pixels: NDArray[Any], header: Header) -> NDArray[np.float32]:
 
 
 def mask_bits(header: Header) -> dict[int, DQ]:
-    """The mask's bits as its header names them (MSKNAMnn, MSKVALnn), else those of the archive's table."""
-    named = {}
+    """The mask's bits as its header names them (MSKNAMnn, MSKVALnn), else those of the archive's table.
+
+    Where SUSPECT and BURNTOOL share a value, as they do in the archive, it says no more than SUSPECT.
+    """
+    named: dict[int, DQ] = {}
     for index in range(_MASK_NAMES):
         name, value = header.get(f"MSKNAM{index:02d}"), header.get(f"MSKVAL{index:02d}")
         meaning = _BY_NAME.get(str(name).strip().upper().removeprefix("MASK."))
         if meaning is not None and isinstance(value, int) and value > 0:
-            named[value] = meaning
+            named[value] = DQ.SUSPECT if {named.get(value), meaning} == {DQ.SUSPECT, DQ.PERSISTENCE} else meaning
     return named or dict(_BITS)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrid.config.schema.simulate import SimulateConfig
+from astrid.core.dq import DQ
 from astrid.core.runtime import atomic_path, rng_for
 from astrid.sky.simulate import artifacts, electronics, optics, sources, weather
 from astrid.sky.simulate.detector import (
@@ -83,6 +84,7 @@ class Rendered:
     raw: NDArray[np.uint16]  # ADU, (ny, nx + overscan)
     truth: list[dict[str, Any]]  # rows of TRUTH
     conditions: Conditions
+    wakes: NDArray[np.bool_] | None  # (ny, nx), pixels on record as full in the exposure before; None without any
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +154,8 @@ def render(world: World, visit: Visit) -> Rendered:
     cfg, light = world.cfg, illuminate(world, visit)
     sensor, frame = world.sensor(visit), light.frame
     charge = expose(sensor, light.electrons, visit.exptime, rng_for(cfg.seed, visit.exposure_id, "photons"))
-    marks = [*light.marks, *hot_marks(sensor, visit), *edge_marks(sensor), *_sensor_charge(world, frame, sensor, charge)]
+    own, wakes = _sensor_charge(world, frame, sensor, charge)
+    marks = [*light.marks, *hot_marks(sensor, visit), *edge_marks(sensor), *own]
     rng = rng_for(cfg.seed, visit.exposure_id, "cosmic rays")
     hits, hit_marks = artifacts.cosmic_rays(frame.spec.artifacts, cfg.image_size, rng)
     charge += hits
@@ -164,21 +167,23 @@ def render(world: World, visit: Visit) -> Rendered:
     marks += _amplifier_effects(frame, sensor, charge, drift, float(np.median(light.sky)))
     raw = read_out(sensor, charge, cfg.overscan, rng_for(cfg.seed, visit.exposure_id, "readout"), drift)
     rows = light.rows + [artifact_row(frame, mark) for mark in marks]
-    return Rendered(raw, _with_sky(cfg, frame, rows), frame.conditions)
+    return Rendered(raw, _with_sky(cfg, frame, rows), frame.conditions, wakes)
 
 
-def _sensor_charge(world: World, frame: Frame, sensor: Detector, charge: Floats) -> list[Mark]:
-    """Add what the sensor itself puts into the image, in place: earlier stars and leaking columns."""
+def _sensor_charge(world: World, frame: Frame, sensor: Detector, charge: Floats) -> tuple[list[Mark], NDArray[np.bool_] | None]:
+    """Add what the sensor itself puts into the image, in place: earlier stars, of which some are on record, and leaking columns."""
     seed, exposure = world.cfg.seed, frame.visit.exposure_id
     marks: list[Mark] = []
     rng = rng_for(seed, exposure, "persistence")
-    left, marks = persistent_charge(frame, sensor, charge.shape[0], rng)
-    if left is not None:
-        charge += rng.poisson(left)
+    wake, recorded = persistent_charge(frame, sensor, charge.shape[0], rng), None
+    if wake is not None:
+        charge += rng.poisson(wake.charge)
+        marks = wake.marks
+        recorded = wake.on_record(frame.spec.detector.persistence_recorded, rng_for(seed, exposure, "persistence on record"))
     if sensor.columns is not None:
         leaked = electronics.leak(charge, sensor.columns, frame.visit.exptime, rng_for(seed, exposure, "hot columns"))
         marks = marks + frame.photometry.marks("column", "bad_column", leaked, LOCAL)
-    return marks
+    return marks, recorded if recorded is not None and recorded.any() else None
 
 
 def _amplifier_effects(frame: Frame, sensor: Detector, charge: Floats, drift: tuple[float, float], sky: float) -> list[Mark]:
@@ -218,14 +223,23 @@ def calibration_path(survey: str, detector: str, kind: str) -> str:
 
 
 def write_exposure(world: World, visit: Visit, path: Path) -> dict[str, Any]:
-    """Render a visit, write it to `path` and return `{"exposure": row of EXPOSURES, "truth": rows of TRUTH}`."""
+    """Render a visit, write it to `path` and return `{"exposure": row of EXPOSURES, "truth": rows of TRUTH}`.
+
+    Where stars of the exposure before are on record, an extension DQ names their pixels.
+    """
     from astropy.io import fits
+
+    from astrid.io.checked import compressed
+    from astrid.io.flags import dq_cards
 
     rendered = render(world, visit)
     sensor = world.sensor(visit)
-    hdu = fits.PrimaryHDU(rendered.raw, header=_header(world.cfg, visit, sensor, rendered.conditions))
+    hdus = fits.HDUList([fits.PrimaryHDU(rendered.raw, header=_header(world.cfg, visit, sensor, rendered.conditions))])
+    if rendered.wakes is not None:
+        flags = np.where(rendered.wakes, np.uint32(DQ.PERSISTENCE), np.uint32(0))
+        hdus.append(compressed(flags, "DQ", dq_cards()))
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        hdu.writeto(stream, checksum=False)
+        hdus.writeto(stream, checksum=False)
     exposure = {
         **{key: value for key, value in dataclasses.asdict(visit).items() if key not in ("field", "frames")},
         "path": exposure_path(visit),
@@ -263,6 +277,7 @@ def _header(cfg: SimulateConfig, visit: Visit, sensor: Detector, conditions: Con
         ("RDNOISE", sensor.read_noise, "[electron]"),
         ("SATURATE", sensor.saturation, "[ADU] of the raw pixel"),
         ("TRIMSEC", f"[1:{size},1:{size}]", "light-sensitive area"),
+        ("NAMPSYX", f"1 {sensor.amplifiers}", "amplifiers along y and x, read from the corners"),
         ("BIASSEC", f"[{size + 1}:{size + overscan},1:{size}]", "overscan"),
         ("BUNIT", "adu", ""),
     ):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from astrid.config.schema.simulate import SurveySpec
 from astrid.sky.simulate import artifacts, optics, transients
@@ -239,8 +240,23 @@ def add_asteroids(light: Floats, frame: Frame, rng: np.random.Generator) -> list
     return rows
 
 
-def persistent_charge(frame: Frame, sensor: Detector, size: int, rng: np.random.Generator) -> tuple[Floats | None, list[Mark]]:
-    """Charge (expected electrons; None without) that full pixels of the exposure before, elsewhere on the sky, leave in this one.
+@dataclass(frozen=True, eq=False)
+class Wake:
+    """What the exposure before, elsewhere on the sky, left in this one."""
+
+    charge: Floats  # (ny, nx), expected electrons
+    filled: NDArray[np.bool_]  # (ny, nx), True on the pixels that were full
+    marks: list[Mark]
+
+    def on_record(self, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+        """The pixels that the observatory's account names: of the connected groups that were full, all but 1 - `share` of them."""
+        groups, number = ndimage.label(self.filled, structure=np.ones((3, 3)))
+        known = np.concatenate([[False], rng.random(number) < share])
+        return np.asarray(known[groups])
+
+
+def persistent_charge(frame: Frame, sensor: Detector, size: int, rng: np.random.Generator) -> Wake | None:
+    """What full pixels of the exposure before leave in this one; None without any.
 
     Its stars are drawn from the counts of this field. Trapped charge is a share of the full well that depends on the pixel having
     been full, not on how much light hit it (Rest et al. 2002, astro-ph/0201373; Waters et al. 2020, ApJS 251, 4, section 3.2).
@@ -248,11 +264,11 @@ def persistent_charge(frame: Frame, sensor: Detector, size: int, rng: np.random.
     share, scene = frame.spec.detector.persistence, frame.spec.scene
     full = float(-2.5 * np.log10(sensor.full_well / (frame.psf.profile[0] * frame.scale)))  # mag of a star that just fills its pixel
     if share <= 0 or full <= scene.star_bright:
-        return None, []
+        return None
     counts = [10 ** (scene.star_slope * (m - scene.star_faint)) for m in (scene.star_bright, min(full, scene.star_faint), scene.star_faint)]
     number = int(rng.poisson(scene.stars * size**2 / 1e6 * (counts[1] - counts[0]) / (counts[2] - counts[0])))
     if not number:
-        return None, []
+        return None
     magnitude = power_law_magnitudes(rng, number, scene.star_bright, min(full, scene.star_faint), scene.star_slope)
     x, y, flux = rng.uniform(0, size - 1, number), rng.uniform(0, size - 1, number), frame.scale * 10 ** (-0.4 * magnitude)
     before = np.zeros((size, size))
@@ -261,7 +277,7 @@ def persistent_charge(frame: Frame, sensor: Detector, size: int, rng: np.random.
     filled = before > _WAKE * sensor.full_well
     left = share * sensor.full_well * float(rng.lognormal(0.0, _WAKE_SCATTER))
     charge = np.where(filled, left * before / sensor.full_well, 0.0)
-    return charge, frame.photometry.marks("wake", "persistence", charge, LOCAL)
+    return Wake(charge, filled, frame.photometry.marks("wake", "persistence", charge, LOCAL))
 
 
 def hot_marks(sensor: Detector, visit: Visit) -> list[Mark]:

@@ -29,7 +29,7 @@ def simulated(_: SurveyConfig) -> Acquired:
 
     cfg = settings(SimulateConfig, "simulate")
     text = json.dumps(dataclasses.asdict(cfg), sort_keys=True)
-    made_by = {"settings": text, "code": digest_code(("astrid.sky.simulate",))}
+    made_by = {"settings": text, "code": digest_code(("astrid.sky.simulate", "astrid.io.flags"))}
     jobs = [
         Job(visit.exposure_id, digest_settings({**made_by, "visit": visit.exposure_id}), RAW / exposure_path(visit), (text, visit))
         for visit in plan(cfg)
