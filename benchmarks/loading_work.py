@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -29,7 +31,8 @@ from astrid.config.schema.train import AugmentConfig, TrainConfig
 from astrid.config.validate import validate
 from astrid.core.runtime import rng_for
 from astrid.io.shards import ShardWriter, TripletStore
-from astrid.learning.loader import NormalizedStamps, ahead, batches, epoch_order, stretch_of
+from astrid.learning.loader import NormalizedStamps, Rows, Stamps, batches, epoch_order, stretch_of
+from astrid.learning.processes import Load, Make, loading
 from astrid.learning.train import train_from
 from benchmarks.measure import ROOT, peak_gb
 from benchmarks.store_work import BATCH, SHARD, made_up_keys, rows, stamps
@@ -45,7 +48,7 @@ MASKED = 12  # px, of the strip
 def load(folder: Path) -> dict[str, float]:
     """Triplets a second into turned, swapped batches, from memory and from shards, and the memory that the shards take.
 
-    One thread by its CPU time; two threads by the clock, so that what they wait for one another counts.
+    One process by its CPU time, in line; two by the clock, so that what they wait for one another counts.
     """
     store = TripletStore.open(folder)
     total = len(store)
@@ -53,16 +56,34 @@ def load(folder: Path) -> dict[str, float]:
     chosen = {"no": dataclasses.replace(default, share=0.0), "default": default, "all": dataclasses.replace(default, share=1.0)}
     some = np.arange(min(CACHED, total))
     disk = NormalizedStamps(store, np.arange(total), NORMALIZATION, cache_bytes=0)
-    _epoch(disk, default, 32 * SIZE)
-    early = peak_gb()
-    _epoch(disk, default, total)
-    done = {"early_gb": early, "peak_gb": peak_gb()}
+    with loading(_maker(disk, default), 0, SIZE) as load:
+        _epoch(disk, load, 32 * SIZE)
+        early = peak_gb()
+        _epoch(disk, load, total)
+    done = {"early_gb": early, "peak_gb": peak_gb(), **_held(disk, default, total)}
     for where, kept in {"disk": 0.0, "memory": float("inf")}.items():
         part = NormalizedStamps(store, some, NORMALIZATION, cache_bytes=kept)
         for name, cfg in chosen.items():
-            done[f"{where} {name} 1"] = len(some) / _best(partial(_epoch, part, cfg, len(some)), time.process_time)
-            done[f"{where} {name} 2"] = len(some) / _best(partial(_epoch, part, cfg, len(some), threads=2), time.perf_counter)
+            for processes, clock in {0: time.process_time, 2: time.perf_counter}.items():
+                with loading(_maker(part, cfg), processes, SIZE) as load:
+                    done[f"{where} {name} {processes}"] = len(some) / _best(partial(_epoch, part, load, len(some)), clock)
     return done
+
+
+def _held(part: NormalizedStamps, cfg: AugmentConfig, total: int) -> dict[str, float]:
+    """GB that two processes and this one hold together, what they share once, after 32 batches and after `total` triplets."""
+    with loading(_maker(part, cfg), 2, SIZE) as load:
+        _epoch(part, load, 32 * SIZE)
+        early = _proportional_gb()
+        _epoch(part, load, total)
+        return {"early_held_gb": early, "held_gb": _proportional_gb()}
+
+
+def _proportional_gb() -> float:
+    """GB of this process and its children: a page that n processes share counts a nth to each."""
+    pids = ["self", *(str(child.pid) for child in multiprocessing.active_children())]
+    held = [re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M) for pid in pids]
+    return sum(int(one[1]) for one in held if one) * 1024 / 1e9
 
 
 def write(folder: Path, total: int) -> dict[str, float]:
@@ -75,16 +96,19 @@ def write(folder: Path, total: int) -> dict[str, float]:
     return {"rows": float(total)}
 
 
-def _epoch(part: NormalizedStamps, cfg: AugmentConfig, count: int, *, threads: int = 0) -> None:
-    """As a training takes it, but that nothing is done with the batches. 0 threads: in line."""
+def _epoch(part: NormalizedStamps, load: Load[tuple[int, Rows]], count: int) -> None:
+    """As a training takes it, but that nothing is done with the batches."""
     order = epoch_order(np.zeros(len(part), np.float32), "none", np.random.default_rng(0), stretch=stretch_of(part))[:count]
-    jobs = (partial(part.augmented, chosen, cfg, partial(_draws, number)) for number, chosen in enumerate(batches(order, SIZE)))
-    for _ in ahead(jobs, threads):
+    for _ in load(enumerate(batches(order, SIZE))):
         pass
 
 
-def _draws(number: int, effect: str) -> np.random.Generator:
-    return rng_for(1, "augment", effect, 0, number)
+def _maker(part: NormalizedStamps, cfg: AugmentConfig) -> Make[tuple[int, Rows]]:
+    def make(wanted: tuple[int, Rows], out: Stamps | None = None) -> torch.Tensor:
+        number, positions = wanted
+        return part.augmented(positions, cfg, lambda effect: rng_for(1, "augment", effect, 0, number), out)
+
+    return make
 
 
 def train() -> dict[str, float]:

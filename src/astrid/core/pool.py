@@ -204,10 +204,10 @@ def _attempt(function: Callable[[Any], Any], item: Any) -> bytes:
     try:
         return pickle.dumps((function(item), None, _resident()))
     except Exception as error:  # noqa: BLE001 - every exception of an item belongs to the caller, who raises it
-        return pickle.dumps((None, _portable(error), _resident()))
+        return pickle.dumps((None, portable(error), _resident()))
 
 
-def _portable(error: Exception) -> Exception:
+def portable(error: Exception) -> Exception:
     """The exception with its traceback as a note, or its text where it cannot be sent."""
     error.add_note("".join(traceback.format_exception(error)))
     try:

@@ -223,31 +223,34 @@ def _stretched(stamps: NDArray[Any], out: Stamps, work: Work, largest: np.float3
 
 
 class _Broken:
-    """Stamps (k, 3969) with masked pixels: the rest above its background, and 0 where masked."""
+    """Stamps (k, 3969) with masked pixels: the rest above its background, and 0 where masked. The memory of `stamps` is used up."""
 
     def __init__(self, stamps: Stamps) -> None:
         self._usable = np.abs(stamps) < _LARGEST
-        self._outside = ~self._usable.take(_FRAME, axis=-1)
-        self._counts = _FRAME.size - self._outside.view(np.uint8).sum(axis=-1, dtype=np.int16)
-        every = np.ones(len(stamps), dtype=bool)
-        self.middle = self._medians(stamps, every)
-        self.values = np.subtract(stamps, self.middle[:, None])
+        outside = ~self._usable.take(_FRAME, axis=-1)
+        self._counts = _FRAME.size - outside.view(np.uint8).sum(axis=-1, dtype=np.int16)
+        self._frames = stamps.take(_FRAME, axis=-1)
+        np.copyto(self._frames, np.inf, where=outside)
+        self.middle = self._medians(self._frames.copy(), stamps, np.arange(len(stamps)))
+        self.values = np.subtract(stamps, self.middle[:, None], out=stamps)
         np.copyto(self.values, 0, where=~self._usable)
         self.peak = np.maximum(self.values.max(axis=1), -self.values.min(axis=1))
 
     def spread(self, chosen: NDArray[np.bool_]) -> Stamps:
         """The median distance from the background of the stamps `chosen`, bool (k,)."""
-        return self._medians(np.abs(self.values[chosen]), chosen)
+        rows = np.flatnonzero(chosen)
+        frames = self._frames[rows]
+        frames -= self.middle[rows, None]
+        return self._medians(np.abs(frames, out=frames), self.values, rows, np.abs)
 
-    def _medians(self, values: Stamps, chosen: NDArray[np.bool_]) -> Stamps:
-        """Of the usable pixels of the frame, or of the whole stamp where the frame has few; 0 without any: (k,) of (k, 3969)."""
-        frame = values.take(_FRAME, axis=-1)
-        np.copyto(frame, np.inf, where=self._outside[chosen])
-        frame.sort(axis=-1)  # the masked ones end behind the others
-        counts = self._counts[chosen]
-        out: Stamps = frame[np.arange(len(frame)), np.minimum(counts // 2, _FRAME.size - 1)]
+    def _medians(self, frames: Stamps, stamps: Stamps, rows: NDArray[np.intp], of: Callable[[Stamps], Stamps] = np.asarray) -> Stamps:
+        """Of the usable pixels of frames, which are used up, or of the whole stamps `rows` where a frame has few; 0 without any: (k,)."""
+        frames.sort(axis=-1)  # the masked ones, infinite, end behind the others
+        counts = self._counts[rows]
+        out: Stamps = frames[np.arange(len(rows)), np.minimum(counts // 2, _FRAME.size - 1)]
         for position in np.flatnonzero(counts < _MIN_FRAME):
-            kept = values[position][self._usable[chosen][position]]
+            row = rows[position]
+            kept = of(stamps[row][self._usable[row]])
             out[position] = _medians(kept) if len(kept) else 0
         return out
 

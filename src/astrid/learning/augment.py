@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,28 +53,33 @@ class Moves:
         for place, image in images:
             turned = _turned(image, turns[place])
             if swapped[place]:
-                _shifted(turned[1::-1], shifts[place], out[place, :2])
-                _shifted(turned[2:], shifts[place], out[place, 2:])
+                _put(turned[1::-1], shifts[place], out[place, :2])
+                _put(turned[2:], shifts[place], out[place, 2:])
             else:
-                _shifted(turned, shifts[place], out[place])
+                _put(turned, shifts[place], out[place])
+            _repeat_edge(out[place], shifts[place])
 
 
-def _shifted(images: Stamps, shift: Sequence[int], out: Stamps) -> None:
+def _put(images: Stamps, shift: Sequence[int], out: Stamps) -> None:
     """Put images (channels, side, side) into `out` of that shape, `shift` px further down and to the right."""
+    (down, right), side = shift, images.shape[-1]
+    out[:, _inside(down, side), _inside(right, side)] = images[:, _inside(-down, side), _inside(-right, side)]
+
+
+def _repeat_edge(images: Stamps, shift: Sequence[int]) -> None:
+    """Fill the rows and columns of (channels, side, side) that a shift has left with the ones beside them."""
     down, right = shift
-    side = images.shape[-1]
-    rows, columns = _inside(down, side), _inside(right, side)
-    out[:, rows, columns] = images[:, _inside(-down, side), _inside(-right, side)]
     if right > 0:
-        out[:, rows, :right] = out[:, rows, right : right + 1]
+        images[:, :, :right] = images[:, :, right : right + 1]
     elif right < 0:
-        out[:, rows, right:] = out[:, rows, right - 1 : right]
+        images[:, :, right:] = images[:, :, right - 1 : right]
     if down > 0:
-        out[:, :down] = out[:, down : down + 1]
+        images[:, :down] = images[:, down : down + 1]
     elif down < 0:
-        out[:, down:] = out[:, down - 1 : down]
+        images[:, down:] = images[:, down - 1 : down]
 
 
+@cache
 def _inside(shift: int, side: int) -> slice:
     return slice(max(shift, 0), side + min(shift, 0))
 

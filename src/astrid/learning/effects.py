@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astrid.config.schema.train import AugmentConfig
+from astrid.core.threads import one_thread
 from astrid.datasets.normalize import STAMP_SHAPE, levels
 from astrid.learning.effect_tables import (
     CENTRE,
@@ -135,10 +136,11 @@ def distort(stamps: Stamps, signs: NDArray[np.integer], cfg: AugmentConfig, plan
         (n,) of the candidates: +1 brightened, -1 faded.
     """
     scene = _scene(stamps, signs)
-    for name, effect in _EFFECTS:
-        if name in planned.struck:
-            rows = np.flatnonzero(planned.struck[name][planned.touched])
-            effect(scene, rows, getattr(cfg, name), planned.generators[name])
+    with one_thread():
+        for name, effect in _EFFECTS:
+            if name in planned.struck:
+                rows = np.flatnonzero(planned.struck[name][planned.touched])
+                effect(scene, rows, getattr(cfg, name), planned.generators[name])
     for row, mask in scene.masks.items():
         np.copyto(stamps[row], np.nan, where=mask)
 

@@ -1,17 +1,14 @@
 """From the triplet store and a split to batches of normalised tensors, the same for the same seed and epoch.
 
 Where the normalised stamps fit in memory, a batch is a copy out of one array; where they do not, it is read from the
-shards, in an order that visits them a stretch at a time, and normalised. Threads prepare batches ahead: NumPy and torch
-let others run while they work on arrays. The memory of a batch is used again when nobody holds it any more.
+shards, in an order that visits them a stretch at a time, and normalised. A batch depends on nothing but its positions and
+draws, so that it may be made in any process. Its memory is used again when nobody holds it any more.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -28,11 +25,9 @@ from astrid.learning.memory import Recycled
 
 Rows = NDArray[np.int64]
 Stamps = NDArray[np.float32]
-Made = TypeVar("Made")
 Kind = TypeVar("Kind", bound=np.generic)
 
 _MEGABYTE = 1e6
-_AHEAD = 4  # batches that a thread prepares ahead
 _STRETCH = 64  # neighbouring triplets of a part that are read together where they come from the disk: 3 MB
 _STRETCHES = 64  # stretches that are shuffled into one another: batches are drawn from 4,096 triplets of 64 places
 _TOGETHER = 8  # triplets normalised before they are turned: they stay in a core's cache until then
@@ -105,13 +100,13 @@ class NormalizedStamps:
         self._signs = store.table["sign"].to_numpy()[rows]
         first = normalize(store.stamps(rows[:1]), normalization_id)
         self._cache: Stamps | None = None
-        self._memory = Recycled()
+        self._memory, self._raw, self._work = Recycled(), Recycled(), Recycled()  # of batches, of what they come from, of a few triplets
         if first.nbytes * len(rows) <= cache_bytes:
             self._cache = np.empty((len(rows), *first.shape[1:]), dtype=np.float32)
             for start in range(0, len(rows), _READ):
                 part = rows[start : start + _READ]
-                normalize(store.stamps(part, self._memory.take(len(part))), normalization_id, out=self._cache[start : start + _READ])
-            self._memory = Recycled()
+                normalize(store.stamps(part, self._raw.take(len(part))), normalization_id, out=self._cache[start : start + _READ])
+            self._raw = Recycled()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -126,34 +121,40 @@ class NormalizedStamps:
         """True when every stamp is in memory."""
         return self._cache is not None
 
-    def batch(self, positions: NDArray[np.integer[Any]]) -> torch.Tensor:
-        """Float32 (k, 3, 63, 63) at `positions` within the rows, in that order. Its memory is used again when nobody holds it."""
-        out = self._memory.take(len(positions))
-        if self._cache is not None:
-            np.take(self._cache, positions, axis=0, out=out, mode="clip")
-        else:
-            normalize(self._store.stamps(self._rows[positions], out), self._id, out=out)
-        return torch.from_numpy(out)
+    def batch(self, positions: NDArray[np.integer[Any]], out: Stamps | None = None) -> torch.Tensor:
+        """Float32 (k, 3, 63, 63) at `positions` within the rows, in that order.
 
-    def augmented(self, positions: NDArray[np.integer[Any]], cfg: AugmentConfig, draws: Draws) -> torch.Tensor:
+        `out`: memory of k triplets or more to put them into; without it, memory that is used again when nobody holds it.
+        """
+        made = self._memory_for(positions, out)
+        if self._cache is not None:
+            np.take(self._cache, positions, axis=0, out=made, mode="clip")
+        else:
+            normalize(self._store.stamps(self._rows[positions], made), self._id, out=made)
+        return torch.from_numpy(made)
+
+    def augmented(self, positions: NDArray[np.integer[Any]], cfg: AugmentConfig, draws: Draws, out: Stamps | None = None) -> torch.Tensor:
         """The same after the augmentations of `cfg`: effects on some of the raw stamps, and turns, shifts and swaps of any."""
-        out = self._memory.take(len(positions))
+        made = self._memory_for(positions, out)
         planned = plan(cfg, len(positions), draws)
-        Moves.draw(cfg, len(positions), draws).apply(self._images(positions, cfg, planned), out)
-        return torch.from_numpy(out)
+        Moves.draw(cfg, len(positions), draws).apply(self._images(positions, cfg, planned), made)
+        return torch.from_numpy(made)
+
+    def _memory_for(self, positions: NDArray[np.integer[Any]], given: Stamps | None) -> Stamps:
+        return self._memory.take(len(positions)) if given is None else given[: len(positions)]
 
     def _images(self, positions: NDArray[np.integer[Any]], cfg: AugmentConfig, planned: Plan) -> Iterator[tuple[int, Stamps]]:
         """The normalised triplets with their places in `positions`, in any order; each is to be copied before the next one is taken."""
         touched, rest = planned.touched, planned.untouched
         order = touched if self.cached else np.concatenate([touched, rest])
-        work = self._memory.take(_TOGETHER)
+        work = self._work.take(_TOGETHER)
         if self._cache is not None:
             for some in batches(rest, _TOGETHER):
                 yield from zip(some.tolist(), self._cache.take(positions[some], axis=0, out=work[: len(some)], mode="clip"), strict=True)
         if not len(order):
             return
         chosen = positions[order]
-        raw = self._store.stamps(self._rows[chosen], self._memory.take(len(order)))
+        raw = self._store.stamps(self._rows[chosen], self._raw.take(len(order)))
         if len(touched):
             distort(raw[: len(touched)], self._signs[chosen[: len(touched)]], cfg, planned)
         for some, part in zip(batches(order, _TOGETHER), batches(raw, _TOGETHER), strict=True):
@@ -207,25 +208,3 @@ def batches(order: NDArray[Kind], size: int) -> Iterator[NDArray[Kind]]:
 def stretch_of(stamps: NormalizedStamps) -> int:
     """The stretch of `epoch_order`: 1 (any order) where the stamps are in memory, a length to read at once where they are not."""
     return 1 if stamps.cached else _STRETCH
-
-
-def ahead(jobs: Iterable[Callable[[], Made]], threads: int) -> Iterator[Made]:
-    """The results of `jobs` in their order, made by `threads` threads while the caller works; 0 threads make them in line.
-
-    At most four results a thread wait at a time, so memory stays flat. An error of a job comes out at its place.
-    """
-    if threads == 0:
-        yield from (job() for job in jobs)
-        return
-    waiting: deque[Future[Made]] = deque()
-    source = iter(jobs)
-    with ThreadPoolExecutor(threads, thread_name_prefix="loader") as pool:
-        try:
-            waiting.extend(pool.submit(job) for job in islice(source, threads * _AHEAD))
-            while waiting:
-                made = waiting.popleft().result()
-                waiting.extend(pool.submit(job) for job in islice(source, 1))
-                yield made
-        finally:
-            for left in waiting:
-                left.cancel()

@@ -13,7 +13,7 @@ from astrid.datasets.normalize import STAMP_SHAPE
 
 
 class Recycled:
-    """Arrays of triplets whose memory comes back once nobody holds them, nor a view or a tensor of them. For any number of threads."""
+    """Arrays of triplets whose memory comes back once nobody holds them, nor a view or a tensor of them."""
 
     def __init__(self) -> None:
         self._free: deque[torch.Tensor] = deque()

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -33,8 +33,8 @@ from astrid.learning.loader import (
     NormalizedStamps,
     Part,
     Rows,
+    Stamps,
     Triplets,
-    ahead,
     batches,
     class_weights,
     epoch_order,
@@ -44,12 +44,14 @@ from astrid.learning.loader import (
 )
 from astrid.learning.models import build
 from astrid.learning.predict import logits
+from astrid.learning.processes import Load, loading
 
 OnEpoch = Callable[[dict[str, float]], None]
 
 _CODE = ("astrid.learning", "astrid.datasets.normalize")
 _SEED_RANGE = 2**63
 _VALIDATION_BATCH = 256  # triplets a call
+_MOST_LOADERS = 8  # of loaders = auto
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +93,31 @@ class _State:
 
 
 @dataclass(frozen=True, eq=False)
+class _Wanted:
+    """A batch by what it is made from."""
+
+    positions: Rows  # (k,) within the part
+    step: tuple[int, int] | None  # epoch and number within it of a batch of training; None: of validation
+
+
+@dataclass(frozen=True, eq=False)
+class _Batches:
+    """Makes batches, each the same whoever makes it and when."""
+
+    cfg: TrainConfig
+    training: NormalizedStamps
+    validation: NormalizedStamps
+
+    def __call__(self, wanted: _Wanted, out: Stamps | None = None) -> torch.Tensor:
+        if wanted.step is None:
+            return self.validation.batch(wanted.positions, out)
+        return self.training.augmented(wanted.positions, self.cfg.augment, partial(self._draws, *wanted.step), out)
+
+    def _draws(self, epoch: int, number: int, effect: str) -> np.random.Generator:
+        return rng_for(self.cfg.seed, "augment", effect, epoch, number)
+
+
+@dataclass(frozen=True, eq=False)
 class _Run:
     """What stays the same over the epochs."""
 
@@ -98,8 +125,8 @@ class _Run:
     device: torch.device
     training: Part
     validation: Part
-    training_stamps: NormalizedStamps
-    validation_stamps: NormalizedStamps
+    stretch: int  # of the order of an epoch
+    load: Load[_Wanted]
     weights: torch.Tensor  # (2,) of the loss, bogus and real
 
     @property
@@ -154,10 +181,12 @@ def train_from(
     device = choose_device(train_cfg.device)
     with _repeatable(train_cfg, device):
         stamps = open_stamps(store, (training, validation), model_cfg.normalization, cache_mb=train_cfg.cache_mb)
-        weights = _loss_weights(training, train_cfg).to(device)
-        run = _Run(train_cfg, device, training, validation, stamps[0], stamps[1], weights)
-        state = _begin(model_cfg, train_cfg, device)
-        _fit(run, state, Checkpoint(checkpoints, key) if checkpoints else None, on_epoch)
+        made = _Batches(train_cfg, *stamps)
+        with loading(made, loader_count(train_cfg.loaders, device), max(train_cfg.batch_size, _VALIDATION_BATCH)) as load:
+            weights = _loss_weights(training, train_cfg).to(device)
+            run = _Run(train_cfg, device, training, validation, stretch_of(stamps[0]), load, weights)
+            state = _begin(model_cfg, train_cfg, device)
+            _fit(run, state, Checkpoint(checkpoints, key) if checkpoints else None, on_epoch)
         state.model.load_state_dict(state.best)
     return _result(run, state, key)
 
@@ -167,6 +196,13 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise MissingDependencyError("train.device = cuda and torch finds no CUDA device; set it to auto or cpu.")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def loader_count(asked: int | Literal["auto"], device: torch.device) -> int:
+    """Processes of a configuration's `loaders`: with auto none where the CPU trains, and every core but one, 8 at most, beside a GPU."""
+    if asked != "auto":
+        return asked
+    return 0 if device.type == "cpu" else min(worker_count(0) - 1, _MOST_LOADERS)
 
 
 def learning_rate(cfg: TrainConfig, step: int, steps_per_epoch: int) -> float:
@@ -263,9 +299,10 @@ def _epoch(run: _Run, state: _State, epoch: int) -> dict[str, float]:
     _seed_torch(cfg.seed, "dropout", epoch)
     state.model.train()
     total = 0.0
-    for number, (chosen, triplets) in enumerate(ahead(_jobs(run, epoch), cfg.loaders)):
+    for number, (wanted, triplets) in enumerate(run.load(_wanted(run, epoch))):
         rate = learning_rate(cfg, epoch * run.steps + number, run.steps)
-        total += _step(run, state, triplets.to(run.device), torch.from_numpy(labels[chosen]).to(run.device), rate) * len(chosen)
+        truth = torch.from_numpy(labels[wanted.positions]).to(run.device)
+        total += _step(run, state, triplets.to(run.device), truth, rate) * len(truth)
     scores, loss = _validate(run, state.model)
     if not math.isfinite(total) or not np.isfinite(scores).all():
         raise ConfigError(
@@ -281,20 +318,12 @@ def _epoch(run: _Run, state: _State, epoch: int) -> dict[str, float]:
     }
 
 
-def _jobs(run: _Run, epoch: int) -> Iterator[Callable[[], tuple[Rows, torch.Tensor]]]:
-    """What prepares the batches of an epoch, each the same whoever calls it and when."""
-    cfg, stamps = run.cfg, run.training_stamps
-    order = epoch_order(run.training.labels, cfg.balance, rng_for(cfg.seed, "epoch", epoch), stretch=stretch_of(stamps))
-
-    def make(number: int, chosen: Rows) -> tuple[Rows, torch.Tensor]:
-        return chosen, stamps.augmented(chosen, cfg.augment, partial(_draws, run, epoch, number))
-
-    for number, chosen in enumerate(batches(order[: run.rows], cfg.batch_size)):
-        yield partial(make, number, chosen)
-
-
-def _draws(run: _Run, epoch: int, number: int, effect: str) -> np.random.Generator:
-    return rng_for(run.cfg.seed, "augment", effect, epoch, number)
+def _wanted(run: _Run, epoch: int) -> Iterator[_Wanted]:
+    """The batches of an epoch."""
+    cfg = run.cfg
+    order = epoch_order(run.training.labels, cfg.balance, rng_for(cfg.seed, "epoch", epoch), stretch=run.stretch)
+    for number, positions in enumerate(batches(order[: run.rows], cfg.batch_size)):
+        yield _Wanted(positions, (epoch, number))
 
 
 def _step(run: _Run, state: _State, triplets: torch.Tensor, labels: torch.Tensor, rate: float) -> float:
@@ -316,8 +345,8 @@ def _loss(run: _Run, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tenso
 
 
 def _validate(run: _Run, model: nn.Module) -> tuple[np.ndarray, float]:
-    chosen = batches(np.arange(len(run.validation.labels)), _VALIDATION_BATCH)
-    scores = logits(model, ahead((partial(run.validation_stamps.batch, one) for one in chosen), run.cfg.loaders))
+    every = batches(np.arange(len(run.validation.labels)), _VALIDATION_BATCH)
+    scores = logits(model, (triplets for _, triplets in run.load(_Wanted(positions, None) for positions in every)))
     return scores, _loss(run, torch.from_numpy(scores), torch.from_numpy(run.validation.labels)).item()
 
 

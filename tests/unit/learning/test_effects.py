@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from scipy.fft import dct
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from astrid.core.runtime import rng_for
 from astrid.learning.effect_tables import gaussians, lost_noise, places_of_white, white
@@ -324,3 +325,17 @@ def test_masked_cores_are_squares_about_the_brightest_neighbour_in_every_stamp(a
 def test_without_a_bright_neighbour_no_core_is_masked(augment_config):
     seen = observed(peak=1e4)
     np.testing.assert_array_equal(after(seen, augment_config(share=1.0, cores=6.0)), seen.stamps)
+
+
+def test_the_number_of_threads_of_the_products_changes_no_bit(augment_config):
+    made = observed()
+    cfg = augment_config(share=1.0, **STRONG)
+    told = []
+    for threads in (1, 2):
+        planned = plan(cfg, len(made.stamps), draws(1))
+        with threadpool_limits(threads, user_api="blas"):
+            assert threads in {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+            changed = made.stamps[planned.touched]
+            distort(changed, made.signs[planned.touched], cfg, planned)
+        told.append(changed.tobytes())
+    assert told[0] == told[1]

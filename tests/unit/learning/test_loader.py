@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
-import time
 
 import numpy as np
 import pandas as pd
@@ -15,7 +13,7 @@ from astrid.core.runtime import rng_for
 from astrid.datasets.normalize import normalize
 from astrid.learning.augment import Moves
 from astrid.learning.effects import distort, plan
-from astrid.learning.loader import NormalizedStamps, ahead, batches, class_weights, epoch_order, open_stamps, select, stretch_of
+from astrid.learning.loader import NormalizedStamps, batches, class_weights, epoch_order, open_stamps, select, stretch_of
 
 
 def test_a_part_holds_labelled_scorable_rows_only(toy, splits):
@@ -126,26 +124,27 @@ def test_effects_act_on_raw_stamps_and_leave_the_others(toy, augment_config, cac
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 1e9])
-def test_every_kind_of_augmentation_is_done_and_the_result_does_not_depend_on_the_threads(toy, everything, cache_bytes):
+def test_every_kind_of_augmentation_is_done_into_any_memory(toy, everything, cache_bytes):
     cfg = validate(AugmentConfig, everything, path="train.augment")
     stamps = NormalizedStamps(toy, np.arange(64), "asinh_noise.v1", cache_bytes=cache_bytes)
-    orders = [np.random.default_rng(number).permutation(64)[:48] for number in range(12)]
-
-    def job(number):
-        return lambda: stamps.augmented(orders[number], cfg, lambda effect: rng_for(3, effect, number)).numpy().copy()
-
-    made = {threads: list(ahead(map(job, range(12)), threads)) for threads in (0, 1, 3)}
-    for threads in (1, 3):
-        np.testing.assert_array_equal(made[threads], made[0])
+    order = np.random.default_rng(5).permutation(64)[:48]
 
     def draws(effect):
         return rng_for(3, effect, 5)
 
-    plain = NormalizedStamps(toy, orders[5], "asinh_noise.v1", cache_bytes=cache_bytes)
-    expected = np.empty_like(made[0][5])
+    made = stamps.augmented(order, cfg, draws).numpy().copy()
+    given = np.full((50, 3, 63, 63), np.nan, dtype=np.float32)
+    assert stamps.augmented(order, cfg, draws, given).data_ptr() == given.ctypes.data
+    np.testing.assert_array_equal(given[:48], made)
+    assert np.isnan(given[48:]).all()
+    assert stamps.batch(order, given).data_ptr() == given.ctypes.data
+    np.testing.assert_array_equal(given[:48], stamps.batch(order).numpy())
+
+    plain = NormalizedStamps(toy, order, "asinh_noise.v1", cache_bytes=cache_bytes)
+    expected = np.empty_like(made)
     off = dataclasses.replace(cfg, turns="none", shift=0, swap=0.0)
     Moves.draw(cfg, 48, draws).apply(enumerate(plain.augmented(np.arange(48), off, draws).numpy()), expected)
-    np.testing.assert_array_equal(made[0][5], expected)
+    np.testing.assert_array_equal(made, expected)
 
 
 def test_a_batch_that_is_held_keeps_its_values_and_one_that_is_not_gives_its_memory_back(toy, everything):
@@ -161,36 +160,3 @@ def test_a_batch_that_is_held_keeps_its_values_and_one_that_is_not_gives_its_mem
     address = held.data_ptr()
     del held
     assert stamps.batch(places).data_ptr() == address
-
-
-@pytest.mark.parametrize("threads", [0, 1, 3])
-def test_results_come_in_the_order_of_the_jobs(threads):
-    def job(number):
-        return lambda: (time.sleep(0.002 * (number % 3)), number)[1]
-
-    assert list(ahead((job(number) for number in range(30)), threads)) == list(range(30))
-
-
-def test_few_results_wait_at_a_time():
-    begun: list[int] = []
-
-    def job(number):
-        return lambda: begun.append(number)
-
-    results = ahead((job(number) for number in range(1000)), 2)
-    next(results)
-    time.sleep(0.05)
-    assert 1 <= len(begun) <= 9
-    results.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
-
-
-@pytest.mark.parametrize("threads", [0, 2])
-def test_an_error_of_a_job_comes_out_at_its_place(threads):
-    def job(number):
-        return lambda: 1 // (5 - number)
-
-    results = ahead((job(number) for number in range(100)), threads)
-    assert [next(results) for _ in range(5)] == [0, 0, 0, 0, 1]
-    with pytest.raises(ZeroDivisionError):
-        next(results)

@@ -64,4 +64,4 @@ class TrainConfig:
     cache_mb: (
         NonNegative  # MB; normalised stamps stay in memory up to this size, training before validation; beyond it batches are read anew
     )
-    loaders: Count  # threads that prepare batches ahead of the training; 0 = in line; the result does not depend on it
+    loaders: Count | Literal["auto"]  # processes that prepare batches ahead of the training; 0 = in line; the result does not depend on it
