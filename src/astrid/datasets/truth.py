@@ -44,11 +44,10 @@ def match_truth(candidates: pd.DataFrame, truth: pd.DataFrame, cfg: DatasetConfi
     out = TruthMatch(text[0], text[1], text[2], np.full(count, np.nan), text[3], np.zeros(count, dtype=bool))
     if not len(truth):
         return out
-    rows_of = {str(name): rows for name, rows in truth.groupby("exposure_id")}
-    none = truth.iloc[:0]
-    zero_points = {name: _zero_point(rows) for name, rows in rows_of.items()}
+    rows_of, none = truth.groupby("exposure_id").indices, np.empty(0, dtype=np.intp)
+    zero_points = {name: _zero_point(truth.iloc[rows]) for name, rows in rows_of.items()}
     for (science, reference), where in candidates.groupby(["exposure_id", "reference_id"]).indices.items():
-        here, there = rows_of.get(science, none), rows_of.get(reference, none)
+        here, there = truth.iloc[rows_of.get(science, none)], truth.iloc[rows_of.get(reference, none)]
         if len(here) or len(there):
             ratio = 10 ** (0.4 * (zero_points.get(science, np.nan) - zero_points.get(reference, np.nan)))
             there = there.assign(flux=there["flux"] * (ratio if np.isfinite(ratio) else 1.0))

@@ -6,7 +6,8 @@ order, with the unit and the meaning in the column's metadata; further columns m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from astrid.core.errors import InputError
 from astrid.core.runtime import atomic_path
 
 _ARROW = {"str": pa.string(), "float": pa.float64(), "int": pa.int64(), "bool": pa.bool_(), "tags": pa.list_(pa.string())}
+_DTYPE = {"str": "str", "float": "float64", "int": "int64", "bool": "bool"}  # of a column that needs no conversion
 _EMPTY = {"str": "", "float": float("nan"), "int": 0, "bool": False}
 
 
@@ -365,6 +367,8 @@ def _typed(frame: pd.DataFrame, column: Column, source: str) -> pd.Series:
         fill: object = [[] for _ in range(len(frame))] if column.kind == "tags" else _EMPTY[column.kind]
         return pd.Series(fill, index=frame.index, dtype=object if column.kind in ("tags", "str") else None)
     values = frame[column.name]
+    if column.kind in _DTYPE and values.dtype == _DTYPE[column.kind] and not (column.kind == "str" and values.hasnans):
+        return values
     try:
         if column.kind in ("float", "int"):
             return pd.to_numeric(values).astype(f"{column.kind}64")
@@ -389,9 +393,22 @@ def _truth(value: object) -> bool:
 
 def write_table(frame: pd.DataFrame, path: Path, table: Table) -> None:
     """Write a frame as Parquet, atomically, with the declared columns first and their units in the metadata."""
-    arrow = to_arrow(frame, table, source=path.name)
-    with atomic_path(path) as temporary:
-        pq.write_table(arrow, temporary, compression="zstd")
+    write_parts([frame], path, table)
+
+
+def write_parts(frames: Iterable[pd.DataFrame], path: Path, table: Table) -> None:
+    """As `write_table`, of a table that comes in parts, one of which is in memory at a time; without any it has no rows.
+
+    The parts have the same columns.
+    """
+    with atomic_path(path) as temporary, ExitStack() as stack:
+        writer: pq.ParquetWriter | None = None
+        for frame in frames:
+            arrow = to_arrow(frame, table, source=path.name)
+            writer = writer or stack.enter_context(pq.ParquetWriter(temporary, arrow.schema, compression="zstd"))
+            writer.write_table(arrow)
+        if writer is None:
+            pq.write_table(to_arrow(table.empty(), table, source=path.name), temporary, compression="zstd")
 
 
 def to_arrow(frame: pd.DataFrame, table: Table, *, source: str) -> pa.Table:

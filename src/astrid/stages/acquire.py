@@ -14,7 +14,7 @@ from astrid.core.errors import InputError
 from astrid.core.records import Problem
 from astrid.core.runtime import log, write_bytes, write_json
 from astrid.io.archive_tables import OUTCOMES
-from astrid.io.tables import CATALOG, EXPOSURES, PAIRS, TRUTH, read_table, write_table
+from astrid.io.tables import CATALOG, EXPOSURES, PAIRS, TRUTH, read_table, write_parts, write_table
 from astrid.stages.common import prune, run
 from astrid.stages.sources.alerts import alerts
 from astrid.stages.sources.base import CATALOG_PATH, EXPOSURES_PATH, OUTCOMES_PATH, PAIRS_PATH, QUARANTINE_PATH, RAW, TRUTH_PATH, Acquired
@@ -36,7 +36,7 @@ def main() -> None:
     pairs = pair_exposures(acquired.exposures, catalog, survey.pair)
     outcomes = OUTCOMES.empty() if acquired.outcomes is None else acquired.outcomes(pairs)
     write_table(acquired.exposures, EXPOSURES_PATH, EXPOSURES)
-    write_table(acquired.truth, TRUTH_PATH, TRUTH)
+    write_parts(acquired.truth, TRUTH_PATH, TRUTH)
     write_json(QUARANTINE_PATH, [dataclasses.asdict(problem) for problem in acquired.problems])
     park(RAW, acquired.files)
     prune(RAW, [*acquired.files, EXPOSURES_PATH, TRUTH_PATH, QUARANTINE_PATH])

@@ -100,6 +100,20 @@ def resume(
     `on_loss` gives the row of a job whose worker was killed at every attempt; it is recorded nowhere, so that the next run
     tries again. Without it such a job ends the stage, when all others are done.
     """
+    lost = finish(function, jobs, description=description, executor=executor, unit=unit, on_loss=on_loss)
+    return [lost[job.key] if job.key in lost else recorded(job) for job in jobs]
+
+
+def finish(
+    function: Callable[[Job], Mapping[str, Any]],
+    jobs: Sequence[Job],
+    *,
+    description: str,
+    executor: Executor,
+    unit: str = "items",
+    on_loss: Callable[[Job, str], Mapping[str, Any]] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """As `resume`, with the rows left on the disk for `recorded`: returns those of lost jobs alone, by key."""
     pending = [job for job in jobs if not _finished(job)]
     if len(pending) < len(jobs):
         log.info("%s: %d of %d already done", description, len(jobs) - len(pending), len(jobs))
@@ -123,8 +137,13 @@ def resume(
     for job, row in done if pending else ():
         if job.key not in lost:
             write_json(job.record, {"digest": job.digest, "product": _content(job.output), "row": dict(row)})
-    # Read back what was recorded, so that a resumed and an undisturbed run return the same values to the last bit.
-    return [lost[job.key] if job.key in lost else json.loads(job.record.read_text())["row"] for job in jobs]
+    return lost
+
+
+def recorded(job: Job) -> dict[str, Any]:
+    """The row of a finished job as its record has it, so that a resumed and an undisturbed run see the same values to the last bit."""
+    row: dict[str, Any] = json.loads(job.record.read_text())["row"]
+    return row
 
 
 def quarantine(_: Job, reason: str) -> dict[str, Any]:

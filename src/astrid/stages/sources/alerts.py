@@ -28,7 +28,7 @@ from astrid.core.records import Problem
 from astrid.core.runtime import atomic_path, log, track
 from astrid.datasets.evidence import Rule, check_columns, evidence_labels, in_conflict, parse_rule
 from astrid.io.alert_table import ALERTS, PACKET
-from astrid.io.tables import EXPOSURES, LABELS, TRUTH, conform, write_table
+from astrid.io.tables import EXPOSURES, LABELS, conform, write_table
 from astrid.stages.common import ALERTS_PATH, EVIDENCE_PATH, Job, executor, resume
 from astrid.stages.sources.base import RAW, Acquired, job_files
 
@@ -62,7 +62,7 @@ def alerts(survey: SurveyConfig) -> Acquired:
     used = table["scorable"]
     log.info("alerts: %d files, %d readings, %d usable, %d set aside", len(copies), len(table), int(used.sum()), int((~used).sum()))
     files = (*job_files(jobs), *(RAW / name for name in copies), ALERTS_PATH, EVIDENCE_PATH)
-    return Acquired(EXPOSURES.empty(), TRUTH.empty(), files, _problems(table), alerts=int(used.sum()), needs_pairs=False)
+    return Acquired(EXPOSURES.empty(), (), files, _problems(table), alerts=int(used.sum()), needs_pairs=False)
 
 
 def _rules(texts: Sequence[str]) -> tuple[Rule, ...]:

@@ -20,7 +20,7 @@ from astrid.core.provenance import digest_code, digest_settings
 from astrid.core.records import Problem
 from astrid.core.runtime import log
 from astrid.io.archive_tables import CHOSEN, QUESTIONS
-from astrid.io.tables import CATALOG, EXPOSURES, TRUTH, conform, read_table, write_table
+from astrid.io.tables import CATALOG, EXPOSURES, conform, read_table, write_table
 from astrid.sky.arrivals import Arrival, exposure_names, field_names, is_exposure, read_arrival
 from astrid.sky.choose import Choice, Fate, choose
 from astrid.sky.download import Fetched, fetch
@@ -57,7 +57,7 @@ def archive(survey: SurveyConfig) -> Acquired:
     key = "survey.archive.download.accept_failed"
     short = incomplete(fetched.passing, len(choice.chosen), cfg.download.accept_failed, what="files could not be transferred", key=key)
     account = partial(_account, survey, catalog, questions, choice, fetched, fates)
-    return Acquired(exposures, TRUTH.empty(), files, tuple(problems), incomplete=short, outcomes=account)
+    return Acquired(exposures, (), files, tuple(problems), incomplete=short, outcomes=account)
 
 
 @dataclass(frozen=True)

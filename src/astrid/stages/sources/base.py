@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ class Acquired:
     """What a source brought into data/raw."""
 
     exposures: pd.DataFrame  # EXPOSURES
-    truth: pd.DataFrame  # TRUTH
+    truth: Iterable[pd.DataFrame]  # TRUTH, in parts; none where it is not known
     files: tuple[Path, ...]  # everything that belongs there
     problems: tuple[Problem, ...] = ()
     alerts: int = 0  # usable ones, of alert packets

@@ -14,7 +14,7 @@ from astrid.core.errors import ConfigError
 from astrid.core.pool import LocalPool
 from astrid.core.provenance import digest_file, digest_settings
 from astrid.core.runtime import atomic_path
-from astrid.io.tables import EXPOSURES, TRUTH, conform
+from astrid.io.tables import EXPOSURES, conform
 from astrid.stages.common import Job, resume
 from astrid.stages.sources.base import RAW, Acquired, job_files
 
@@ -39,7 +39,7 @@ def folder(survey: SurveyConfig) -> Acquired:
         job.record.unlink(missing_ok=True)
     rows = resume(_copy_job, jobs, description="copy", unit="exposures", executor=LocalPool(1))  # copying is bound by the disk
     exposures = conform(pd.DataFrame(rows), EXPOSURES, source=str(root))
-    return Acquired(exposures, TRUTH.empty(), (*job_files(jobs), *files), scan.problems)
+    return Acquired(exposures, (), (*job_files(jobs), *files), scan.problems)
 
 
 def _placed(root: Path, row: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[Path, str]]]:

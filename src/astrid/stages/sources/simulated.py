@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,13 @@ from astrid.config.schema import SimulateConfig, SurveyConfig
 from astrid.config.validate import validate
 from astrid.core.provenance import digest_code, digest_settings
 from astrid.io.tables import EXPOSURES, TRUTH, conform
-from astrid.stages.common import Job, executor, resume
+from astrid.stages.common import Job, executor, finish, recorded
 from astrid.stages.sources.base import RAW, Acquired, job_files
 
 if TYPE_CHECKING:
     from astrid.sky.simulate.render import World
+
+_TOGETHER = 64  # exposures whose truth is in memory at a time: 40,000 rows where the sky is full
 
 
 def simulated(_: SurveyConfig) -> Acquired:
@@ -40,11 +42,18 @@ def simulated(_: SurveyConfig) -> Acquired:
             for kind in CALIBRATION:
                 path = calibration_path(survey, detector, kind)
                 frames.append(Job(path, digest_settings({**made_by, "frame": path}), RAW / path, (text, (survey, detector, kind))))
-    resume(_calibration_job, frames, description="calibration frames", unit="frames", executor=executor())
-    rows = resume(_render_job, jobs, description="render", unit="exposures", executor=executor())
-    exposures = conform(pd.DataFrame([row["exposure"] for row in rows]), EXPOSURES, source="the simulator")
-    truth = pd.DataFrame([line for row in rows for line in row["truth"]], columns=[column.name for column in TRUTH.columns])
-    return Acquired(exposures, conform(truth, TRUTH, source="the simulator"), job_files([*frames, *jobs]))
+    finish(_calibration_job, frames, description="calibration frames", unit="frames", executor=executor())
+    finish(_render_job, jobs, description="render", unit="exposures", executor=executor())
+    exposures = pd.DataFrame([recorded(job)["exposure"] for job in jobs])
+    return Acquired(conform(exposures, EXPOSURES, source="the simulator"), _truth(jobs), job_files([*frames, *jobs]))
+
+
+def _truth(jobs: Sequence[Job]) -> Iterator[pd.DataFrame]:
+    """The truth about some exposures after the other: a survey of a hundred has more of it than is good to hold at once."""
+    names = [column.name for column in TRUTH.columns]
+    for start in range(0, len(jobs), _TOGETHER):
+        rows = [row for job in jobs[start : start + _TOGETHER] for row in recorded(job)["truth"]]
+        yield conform(pd.DataFrame(rows, columns=names), TRUTH, source="the simulator")
 
 
 @lru_cache(maxsize=1)
