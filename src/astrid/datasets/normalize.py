@@ -25,7 +25,7 @@ CHANNELS = ("science", "reference", "difference")
 _DIFFERENCE = CHANNELS.index("difference")
 
 _LARGEST = np.float32(1.0e37)  # a pixel beyond it is a fill value: masked, like NaN and infinity
-_CHUNK = 8  # triplets at a time: work stays in a core's cache, and what a pass allocates below malloc's mmap threshold
+_CHUNK = 16  # triplets at a time: what a call costs is shared by many, and little of it leaves a core's cache
 
 # The measuring pixels of asinh_noise.v1: every other pixel of the outer frame, as on a draughts board. The source sits in
 # the middle and stays out; the pattern maps onto itself under flips and quarter turns, so augmentation commutes with it.
@@ -185,7 +185,7 @@ def levels(stamps: NDArray[Any]) -> tuple[Stamps, Stamps]:
         frames = chunk.take(_FRAME, axis=-1).astype(np.float32, copy=False)
         whole = np.asarray((np.abs(frames) < _LARGEST).all(axis=2))
         middle = _medians(frames)
-        broken = None if whole.all() else _Broken(chunk[~whole].astype(np.float32))
+        broken = None if whole.all() else _Broken(chunk[~whole].astype(np.float32), frames[~whole])
         if broken is not None:
             middle[~whole] = broken.middle
         frames -= middle[:, :, None]
@@ -202,39 +202,41 @@ def _stretched(stamps: NDArray[Any], out: Stamps, work: Work, largest: np.float3
     if stamps.dtype != np.float32:
         with np.errstate(over="ignore"):
             stamps = stamps.astype(np.float32)
-    high, low = stamps.max(axis=2), stamps.min(axis=2)  # NaN where one pixel is
-    whole = (high < _LARGEST) & (low > -_LARGEST)
-    broken = None if whole.all() else _Broken(stamps[~whole])
+    size, root = work[0][: len(out)], work[1][: len(out)]
     frames = stamps.take(_FRAME, axis=-1)
     middle = _medians(frames)
+    with np.errstate(over="ignore", invalid="ignore"):  # of what is masked
+        np.subtract(stamps, middle[:, :, None], out=out)
+    peak = np.abs(out, out=size).max(axis=2)  # NaN where one pixel is
+    whole = (peak < _LARGEST / 2) & (np.abs(middle) < _LARGEST / 2)  # so no pixel is beyond _LARGEST
+    broken = None if whole.all() else _Broken(stamps[~whole], frames[~whole])
     if broken is not None:
-        middle[~whole] = broken.middle
-    np.subtract(stamps, middle[:, :, None], out=out)
+        sizes = np.abs(broken.values)
+        middle[~whole], out[~whole], size[~whole], peak[~whole] = broken.middle, broken.values, sizes, sizes.max(axis=1)
     spread = frames[:, _DIFFERENCE]
     spread -= middle[:, _DIFFERENCE, None]
     sigma = _medians(np.abs(spread, out=spread))
-    peak = np.maximum(high - middle, middle - low)  # of what is left, to the last bit: rounding keeps the order
     if broken is not None:
-        out[~whole] = broken.values
-        peak[~whole] = broken.peak
         sigma[~whole[:, _DIFFERENCE]] = broken.spread(np.nonzero(~whole)[1] == _DIFFERENCE)
-    _scale(out, _MAD_TO_SIGMA * sigma, peak.max(axis=1), largest)
-    _asinh(out, work[0][: len(out)], work[1][: len(out)], np.float32(1) / np.arcsinh(largest))
+    _scale(size, _MAD_TO_SIGMA * sigma, peak.max(axis=1), largest)
+    _asinh(out, size, root, np.float32(1) / np.arcsinh(largest))
 
 
 class _Broken:
-    """Stamps (k, 3969) with masked pixels: the rest above its background, and 0 where masked. The memory of `stamps` is used up."""
+    """Stamps (k, 3969) with masked pixels: the rest above its background, and 0 where masked.
 
-    def __init__(self, stamps: Stamps) -> None:
+    `frames` (k, 1060): their frames, in any order. The memory of both is used up.
+    """
+
+    def __init__(self, stamps: Stamps, frames: Stamps) -> None:
         self._usable = np.abs(stamps) < _LARGEST
-        outside = ~self._usable.take(_FRAME, axis=-1)
+        outside = ~(np.abs(frames) < _LARGEST)
         self._counts = _FRAME.size - outside.view(np.uint8).sum(axis=-1, dtype=np.int16)
-        self._frames = stamps.take(_FRAME, axis=-1)
-        np.copyto(self._frames, np.inf, where=outside)
-        self.middle = self._medians(self._frames.copy(), stamps, np.arange(len(stamps)))
+        np.copyto(frames, np.inf, where=outside)
+        self._frames = frames
+        self.middle = self._medians(frames, stamps, np.arange(len(stamps)))
         self.values = np.subtract(stamps, self.middle[:, None], out=stamps)
         np.copyto(self.values, 0, where=~self._usable)
-        self.peak = np.maximum(self.values.max(axis=1), -self.values.min(axis=1))
 
     def spread(self, chosen: NDArray[np.bool_]) -> Stamps:
         """The median distance from the background of the stamps `chosen`, bool (k,)."""
@@ -255,26 +257,26 @@ class _Broken:
         return out
 
 
-def _scale(values: Stamps, sigma: Stamps, peak: Stamps, largest: np.float32) -> None:
-    """Values (n, 3, 3969) in units of sigma (n,), cut at `largest`; peak (n,) is the greatest size of a triplet's values."""
+def _scale(size: Stamps, sigma: Stamps, peak: Stamps, largest: np.float32) -> None:
+    """Sizes of values (n, 3, 3969) in units of sigma (n,), cut at `largest`; peak (n,) is the greatest of a triplet."""
     sigma = np.where(sigma > _NO_NOISE * peak, sigma, peak / largest)
     sigma[sigma <= 0] = 1  # nothing but a constant: every pixel is 0 already
-    values /= sigma[:, None, None]
+    size /= sigma[:, None, None]
     bright = np.flatnonzero(peak / sigma > largest)
     if len(bright):
-        values[bright] = np.clip(values[bright], -largest, largest)
+        size[bright] = np.minimum(size[bright], largest)
 
 
-def _asinh(values: Stamps, root: Stamps, size: Stamps, factor: np.float32) -> None:
-    """Turn `values` into factor * asinh(values): log(|x| + sqrt(x^2 + 1)) with the sign of x; `root` and `size` are used up.
+def _asinh(values: Stamps, size: Stamps, root: Stamps, factor: np.float32) -> None:
+    """Turn `values` into factor * log(s + sqrt(s^2 + 1)) of their `size` s, with their sign: asinh. `size` and `root` are used up.
 
     log and sqrt run in SIMD lanes everywhere, numpy's float32 arcsinh does not; the sign bit moves as an integer for the
     same reason.
     """
-    np.multiply(values, values, out=root)
+    np.multiply(size, size, out=root)
     root += 1
     np.sqrt(root, out=root)
-    root += np.abs(values, out=size)
+    root += size
     np.log(root, out=root)
     root *= factor
     bits = values.view(np.uint32)

@@ -330,12 +330,12 @@ class TripletStore:
         offset = self._offset(number)
         path = self.folder / self.shards[number].name
         with path.open("rb", buffering=0) as stream:
+            file = stream.fileno()
             for target, row in runs:
-                view = target.data.cast("B")
-                stream.seek(offset + row * _STAMP_BYTES)
-                done = 0
-                while done < len(view):
-                    got = stream.readinto(view[done:])
+                at, done = offset + row * _STAMP_BYTES, 0
+                while done < target.nbytes:
+                    rest = target.data.cast("B")[done:] if done else target.data
+                    got = os.preadv(file, [rest], at + done)
                     if not got:
                         raise InputError(f"{path} ends within its row {row}; fetch it again or run the stage triplets again.")
                     done += got

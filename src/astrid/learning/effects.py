@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from astrid.config.schema.train import AugmentConfig
 from astrid.core.threads import one_thread
-from astrid.datasets.normalize import STAMP_SHAPE, levels
+from astrid.datasets.normalize import STAMP_SHAPE
 from astrid.learning.effect_tables import (
     CENTRE,
     INNER,
@@ -92,15 +92,13 @@ class _Scene:
         return self._planes.take(3 * rows + which, axis=0)
 
     def change(self, rows: Rows, which: Rows, by: Stamps) -> None:
-        """Add (k, 3969) to one epoch of each row, and to its difference what that leaves there; `by` is used up."""
-        self._add(3 * rows + which, by)
-        by *= (self.signs[rows] * (1 - 2 * which)).astype(np.float32)[:, None]
-        self._add(3 * rows + _DIFFERENCE, by)
-
-    def _add(self, at: Rows, by: Stamps) -> None:
-        changed = self._planes.take(at, axis=0)
-        changed += by
-        self._planes[at] = changed
+        """Add (k, 3969) to one epoch of each row, and to its difference what that leaves there."""
+        planes = self._planes
+        leaves = self.signs[rows] * (1 - 2 * which)
+        for row, epoch, sign, one in zip(rows.tolist(), which.tolist(), leaves.tolist(), by, strict=True):
+            changed, difference = planes[3 * row + epoch], planes[3 * row + _DIFFERENCE]
+            np.add(changed, one, out=changed)
+            (np.add if sign > 0 else np.subtract)(difference, one, out=difference)
 
     @property
     def _planes(self) -> Stamps:
@@ -124,7 +122,7 @@ def plan(cfg: AugmentConfig, count: int, draws: Draws) -> Plan:
     return Plan(count, {name: exposed & (rng.random(count) < _STRIKE) for name, rng in generators.items()}, generators)
 
 
-def distort(stamps: Stamps, signs: NDArray[np.integer], cfg: AugmentConfig, planned: Plan) -> None:
+def distort(stamps: Stamps, signs: NDArray[np.integer], measured: tuple[Stamps, Stamps], cfg: AugmentConfig, planned: Plan) -> None:
     """Apply the effects of a plan to the triplets that it touches, in place.
 
     Parameters
@@ -134,8 +132,10 @@ def distort(stamps: Stamps, signs: NDArray[np.integer], cfg: AugmentConfig, plan
         where masked.
     signs
         (n,) of the candidates: +1 brightened, -1 faded.
+    measured
+        Background and noise of each stamp (`datasets.normalize.levels`), two arrays (n, 3), which are used up.
     """
-    scene = _scene(stamps, signs)
+    scene = _scene(stamps, signs, *measured)
     with one_thread():
         for name, effect in _EFFECTS:
             if name in planned.struck:
@@ -151,8 +151,7 @@ def _groups(rows: Rows, *draws: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ..
         yield tuple(one[start : start + _TOGETHER] for one in (rows, *draws))
 
 
-def _scene(stamps: Stamps, signs: NDArray[np.integer]) -> _Scene:
-    background, noise = levels(stamps)
+def _scene(stamps: Stamps, signs: NDArray[np.integer], background: Stamps, noise: Stamps) -> _Scene:
     masks = {}
     for row, one in enumerate(stamps):
         measured = np.isfinite(one)

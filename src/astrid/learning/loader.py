@@ -21,6 +21,7 @@ from astrid.core.errors import DataSetError
 from astrid.datasets.normalize import normalize
 from astrid.learning.augment import Moves
 from astrid.learning.effects import Draws, Plan, distort, plan
+from astrid.learning.levels import Levels
 from astrid.learning.memory import Recycled
 
 Rows = NDArray[np.int64]
@@ -30,7 +31,7 @@ Kind = TypeVar("Kind", bound=np.generic)
 _MEGABYTE = 1e6
 _STRETCH = 64  # neighbouring triplets of a part that are read together where they come from the disk: 3 MB
 _STRETCHES = 64  # stretches that are shuffled into one another: batches are drawn from 4,096 triplets of 64 places
-_TOGETHER = 8  # triplets normalised before they are turned: they stay in a core's cache until then
+_TOGETHER = 16  # triplets normalised before they are turned: the chunk of `normalize`
 _READ = 256  # triplets read and normalised at a time while the cache is filled: 12 MB
 
 
@@ -99,6 +100,7 @@ class NormalizedStamps:
         self._id = normalization_id
         self._signs = store.table["sign"].to_numpy()[rows]
         first = normalize(store.stamps(rows[:1]), normalization_id)
+        self._levels = Levels(len(rows))
         self._cache: Stamps | None = None
         self._memory, self._raw, self._work = Recycled(), Recycled(), Recycled()  # of batches, of what they come from, of a few triplets
         if first.nbytes * len(rows) <= cache_bytes:
@@ -156,7 +158,8 @@ class NormalizedStamps:
         chosen = positions[order]
         raw = self._store.stamps(self._rows[chosen], self._raw.take(len(order)))
         if len(touched):
-            distort(raw[: len(touched)], self._signs[chosen[: len(touched)]], cfg, planned)
+            struck, images = chosen[: len(touched)], raw[: len(touched)]
+            distort(images, self._signs[struck], self._levels.of(struck, images), cfg, planned)
         for some, part in zip(batches(order, _TOGETHER), batches(raw, _TOGETHER), strict=True):
             yield from zip(some.tolist(), normalize(part, self._id, out=work[: len(some)]), strict=True)
 

@@ -1,7 +1,9 @@
-"""Memory of batches that is used again: fresh memory costs a page fault every 4 kB, which takes longer than most work on it."""
+"""Memory that outlives a batch: fresh memory costs a page fault every 4 kB, which takes longer than most work on it."""
 
 from __future__ import annotations
 
+import math
+import mmap
 import weakref
 from collections import deque
 
@@ -10,6 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from astrid.datasets.normalize import STAMP_SHAPE
+
+
+def shared(*shape: int) -> NDArray[np.float32]:
+    """Zeros, float32, that this process shares with those forked from it later; nameless, gone with their last user."""
+    count = math.prod(shape)
+    return np.frombuffer(mmap.mmap(-1, max(1, count * np.dtype(np.float32).itemsize)), dtype=np.float32, count=count).reshape(shape)
 
 
 class Recycled:

@@ -9,7 +9,6 @@ DataLoader takes it, costs a page fault every 4 kB on both sides, as long again 
 from __future__ import annotations
 
 import gc
-import mmap
 import multiprocessing
 import signal
 import sys
@@ -29,6 +28,7 @@ from astrid.core.errors import AstridError
 from astrid.core.pool import portable
 from astrid.core.runtime import log
 from astrid.datasets.normalize import STAMP_SHAPE
+from astrid.learning.memory import shared
 
 Stamps = NDArray[np.float32]
 Wanted = TypeVar("Wanted")
@@ -83,9 +83,7 @@ class _Crew(Generic[Wanted]):
     def __init__(self, make: Make[Wanted], processes: int, largest: int) -> None:
         self._make = make
         count = processes * _AHEAD + 1  # one for the batch that the caller works on
-        shape = (count, largest, *STAMP_SHAPE)
-        memory = mmap.mmap(-1, int(np.prod(shape)) * np.dtype(np.float32).itemsize)  # shared, nameless, gone with its last user
-        self._slots: Stamps = np.frombuffer(memory, dtype=np.float32).reshape(shape)
+        self._slots: Stamps = shared(count, largest, *STAMP_SHAPE)
         self._free = deque(range(count))
         self._asked: deque[tuple[_Worker, Wanted, int]] = deque()  # in the order of the batches, with their slots
         self._workers: deque[_Worker] = deque()

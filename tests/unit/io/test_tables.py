@@ -72,3 +72,27 @@ def test_the_same_frame_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         tables.write_table(pd.DataFrame([exposure()]), tmp_path / name, tables.EXPOSURES)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_table_in_parts_reads_as_one(tmp_path: Path) -> None:
+    path = tmp_path / "exposures.parquet"
+    frame = pd.DataFrame([exposure(exposure_id=f"e{number}", mjd=60000.0 + number) for number in range(7)])
+    tables.write_table(frame, tmp_path / "whole.parquet", tables.EXPOSURES)
+    tables.write_parts((frame.iloc[start : start + 3] for start in (0, 3, 6)), path, tables.EXPOSURES)
+    whole = tables.read_table(tmp_path / "whole.parquet", tables.EXPOSURES)
+    pd.testing.assert_frame_equal(tables.read_table(path, tables.EXPOSURES), whole)
+    assert pq.read_schema(path).equals(pq.read_schema(tmp_path / "whole.parquet"), check_metadata=True)
+
+
+def test_a_table_without_parts_is_empty(tmp_path: Path) -> None:
+    tables.write_parts([], tmp_path / "none.parquet", tables.TRUTH)
+    assert tables.read_table(tmp_path / "none.parquet", tables.TRUTH).empty
+
+
+def test_a_part_that_fails_leaves_the_table_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "exposures.parquet"
+    tables.write_table(pd.DataFrame([exposure()]), path, tables.EXPOSURES)
+    with pytest.raises(InputError, match="lacks the column 'filter'"):
+        tables.write_parts([pd.DataFrame([exposure()] * 2), pd.DataFrame([exposure()]).drop(columns="filter")], path, tables.EXPOSURES)
+    assert len(tables.read_table(path, tables.EXPOSURES)) == 1
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]

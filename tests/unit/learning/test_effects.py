@@ -11,6 +11,7 @@ from scipy.fft import dct
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from astrid.core.runtime import rng_for
+from astrid.datasets.normalize import levels
 from astrid.learning.effect_tables import gaussians, lost_noise, places_of_white, white
 from astrid.learning.effects import distort, plan
 
@@ -56,7 +57,7 @@ def all_struck(cfg, count: int, seed: int = 0):
 
 def after(seen: Observed, cfg, seed: int = 0) -> np.ndarray:
     out = seen.stamps.copy()
-    distort(out, seen.signs, cfg, all_struck(cfg, len(out), seed))
+    distort(out, seen.signs, levels(out), cfg, all_struck(cfg, len(out), seed))
     return out
 
 
@@ -336,6 +337,6 @@ def test_the_number_of_threads_of_the_products_changes_no_bit(augment_config):
         with threadpool_limits(threads, user_api="blas"):
             assert threads in {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
             changed = made.stamps[planned.touched]
-            distort(changed, made.signs[planned.touched], cfg, planned)
+            distort(changed, made.signs[planned.touched], levels(changed), cfg, planned)
         told.append(changed.tobytes())
     assert told[0] == told[1]

@@ -10,7 +10,7 @@ from astrid.config.schema.train import AugmentConfig
 from astrid.config.validate import validate
 from astrid.core.errors import DataSetError
 from astrid.core.runtime import rng_for
-from astrid.datasets.normalize import normalize
+from astrid.datasets.normalize import levels, normalize
 from astrid.learning.augment import Moves
 from astrid.learning.effects import distort, plan
 from astrid.learning.loader import NormalizedStamps, batches, class_weights, epoch_order, open_stamps, select, stretch_of
@@ -116,7 +116,7 @@ def test_effects_act_on_raw_stamps_and_leave_the_others(toy, augment_config, cac
     np.testing.assert_array_equal(out[untouched], plain[untouched])
     chosen = rows[positions[touched]]
     expected = toy.array[chosen]
-    distort(expected, toy.table["sign"].to_numpy()[chosen], cfg, plan(cfg, 50, draws))
+    distort(expected, toy.table["sign"].to_numpy()[chosen], levels(expected), cfg, plan(cfg, 50, draws))
     np.testing.assert_array_equal(out[touched], normalize(expected, name))
     assert 5 < len(touched) < 40
     assert (out[touched] != plain[touched]).any(axis=(1, 2, 3)).all()

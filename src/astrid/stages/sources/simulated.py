@@ -21,7 +21,7 @@ from astrid.stages.sources.base import RAW, Acquired, job_files
 if TYPE_CHECKING:
     from astrid.sky.simulate.render import World
 
-_TOGETHER = 64  # exposures whose truth is in memory at a time: 40,000 rows where the sky is full
+_TOGETHER = 16  # exposures whose truth is in memory at a time: 10,000 rows where the sky is full
 
 
 def simulated(_: SurveyConfig) -> Acquired:
@@ -45,11 +45,11 @@ def simulated(_: SurveyConfig) -> Acquired:
     finish(_calibration_job, frames, description="calibration frames", unit="frames", executor=executor())
     finish(_render_job, jobs, description="render", unit="exposures", executor=executor())
     exposures = pd.DataFrame([recorded(job)["exposure"] for job in jobs])
-    return Acquired(conform(exposures, EXPOSURES, source="the simulator"), _truth(jobs), job_files([*frames, *jobs]))
+    return Acquired(conform(exposures, EXPOSURES, source="the simulator"), truth_of(jobs), job_files([*frames, *jobs]))
 
 
-def _truth(jobs: Sequence[Job]) -> Iterator[pd.DataFrame]:
-    """The truth about some exposures after the other: a survey of a hundred has more of it than is good to hold at once."""
+def truth_of(jobs: Sequence[Job]) -> Iterator[pd.DataFrame]:
+    """The truth about rendered exposures (TRUTH) in parts: that of a hundred surveys is too much to hold at once."""
     names = [column.name for column in TRUTH.columns]
     for start in range(0, len(jobs), _TOGETHER):
         rows = [row for job in jobs[start : start + _TOGETHER] for row in recorded(job)["truth"]]
