@@ -355,7 +355,7 @@ def conform(frame: pd.DataFrame, table: Table, *, source: str) -> pd.DataFrame:
     if missing:
         required = ", ".join(table.required)
         raise InputError(f"{source} lacks the column {missing[0]!r} of the {table.name} table; add it (required: {required}).")
-    out = pd.DataFrame({column.name: _typed(frame, column, source) for column in table.columns}, index=frame.index)
+    out = pd.DataFrame({column.name: _typed(frame, column, source) for column in table.columns}, index=frame.index, copy=False)
     for name in frame.columns:
         if name not in out.columns:
             out[name] = frame[name]
