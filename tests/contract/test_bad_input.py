@@ -58,7 +58,6 @@ def cut(path: Path, share: float = 0.5) -> None:
 def astrid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs a verb in an empty folder and returns its sentence; the exit code must be 2."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "configure_logging", lambda **_: None)  # it would keep this test's stream
 
     def run(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["astrid", *arguments])

@@ -44,7 +44,8 @@ def label_with_copies(
     """
     copied = candidates["pair_id"].map(is_copy).to_numpy(dtype=bool)
     about_copies = human["candidate_id"].map(is_copy).to_numpy(dtype=bool)
-    own = label_candidates(candidates[~copied], truth, pairs, catalog, human[~about_copies], cfg)
+    mine = candidates[~copied] if copied.any() else candidates
+    own = label_candidates(mine, truth, pairs, catalog, human[~about_copies], cfg)
     counts = {**own.counts, "unmatched_in_copies": 0}
     if not copied.any():
         return candidates, Labelled(own.labels, own.columns, counts)
@@ -57,7 +58,7 @@ def label_with_copies(
         counts[f"source_{source}"] += int((labels["source"] == source).sum())
     counts["unmatched_in_copies"] = int((~matched).sum())
     counts["human_without_candidate"] += theirs.counts["human_without_candidate"]
-    kept = pd.concat([candidates[~copied], candidates[copied][matched]], ignore_index=True)
+    kept = pd.concat([mine, candidates[copied][matched]], ignore_index=True)
     together = Labelled(_stacked(own.labels, labels), _stacked(own.columns, columns), counts)
     return kept, together
 

@@ -6,7 +6,7 @@ the order of `PRECEDENCE`. A candidate about which nothing is known stays unlabe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +90,7 @@ def label_candidates(
         _check_places(frame, name)
     cells = identity.sky_cells(candidates["s_ra"].to_numpy(), candidates["s_dec"].to_numpy(), size=cfg.cell_size)
     match = match_truth(candidates, truth, cfg)
-    complete = candidates["exposure_id"].isin(truth["exposure_id"][truth["kind"] != "injected"]).to_numpy()
+    complete = candidates["exposure_id"].isin(truth.loc[truth["kind"] != "injected", "exposure_id"].unique()).to_numpy()
     found = _match_catalog(candidates, pairs, catalog, cfg)
     given = _placed(human, candidates, cfg.min_match_radius)
     sources = [
@@ -232,11 +232,14 @@ def _events(
     events = np.where(match.object_id != "", match.object_id, "")
     if len(catalog):
         events = np.where((events == "") & (found >= 0), catalog["object_id"].to_numpy(dtype=object)[found], events)
+    resting = truth[truth["kind"].isin(SKY_KINDS) & (truth["kind"] != "asteroid")]
+    shown = resting.groupby("exposure_id").indices
     for survey, where in _by_field(candidates):
         chosen = candidates.iloc[where]
         radius = match_radius(chosen, cfg.match_radius_fwhm, cfg)
         open_rows = where[events[where] == ""]
-        known = _known_objects(truth, catalog, chosen)
+        images = pd.concat([chosen["exposure_id"], chosen["reference_id"]]).unique()
+        known = _known_objects(resting.iloc[_together(shown, images)], catalog)
         if len(known) and len(open_rows):
             events[open_rows] = _at_known(candidates.iloc[open_rows], known, radius[events[where] == ""])
             open_rows = open_rows[events[open_rows] == ""]
@@ -252,13 +255,15 @@ def _by_field(candidates: pd.DataFrame) -> Iterator[tuple[str, NDArray[Any]]]:
         yield str(survey), where
 
 
-def _known_objects(truth: pd.DataFrame, catalog: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
-    """Places of objects that do not move: of the truth in the field's own exposures, and of the catalogue."""
-    images = pd.concat([chosen["exposure_id"], chosen["reference_id"]]).unique()
-    resting = truth["kind"].isin(SKY_KINDS) & (truth["kind"] != "asteroid")
-    places = truth[resting & truth["exposure_id"].isin(images)].drop_duplicates("object_id")
+def _together(rows_of: Mapping[str, NDArray[np.intp]], names: Iterable[str]) -> NDArray[np.intp]:
+    """The rows of all names, ascending."""
+    return np.sort(np.concatenate([np.empty(0, dtype=np.intp), *(rows_of[name] for name in names if name in rows_of)]))
+
+
+def _known_objects(resting: pd.DataFrame, catalog: pd.DataFrame) -> pd.DataFrame:
+    """Places of objects that do not move: those of TRUTH rows `resting`, and of the catalogue."""
     columns = ["object_id", "s_ra", "s_dec"]
-    return pd.concat([places[columns], catalog[columns]]).drop_duplicates("object_id").reset_index(drop=True)
+    return pd.concat([resting.drop_duplicates("object_id")[columns], catalog[columns]]).drop_duplicates("object_id").reset_index(drop=True)
 
 
 def _at_known(rows: pd.DataFrame, known: pd.DataFrame, radius: Floats) -> NDArray[np.object_]:

@@ -6,7 +6,7 @@ order, with the unit and the meaning in the column's metadata; further columns m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -424,12 +424,37 @@ def _first_sentence(error: Exception) -> str:
     return " ".join(str(error).split()).split(". ")[0].rstrip(".")
 
 
-def read_table(path: Path, table: Table, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Read a Parquet table and check its declared columns. Raises `InputError` when it is missing, broken or not such a table."""
+def read_table(
+    path: Path, table: Table, *, columns: Sequence[str] | None = None, where: tuple[str, Collection[str]] | None = None
+) -> pd.DataFrame:
+    """Read a Parquet table and check its declared columns. Raises `InputError` when it is missing, broken or not such a table.
+
+    `columns`: these alone. `where`: a column and its values; the other rows are not brought into memory.
+    """
+    frame = _frame(_arrow(path, columns, where))
+    return frame if columns else conform(frame, table, source=str(path))
+
+
+def read_tables(paths: Sequence[Path], table: Table) -> pd.DataFrame:
+    """The rows of several files, in their order, as one frame; without any the empty table. Raises as `read_table`."""
+    if not paths:
+        return table.empty()
+    frame = _frame(pa.concat_tables([_arrow(path) for path in paths], promote_options="default"))
+    return conform(frame, table, source=f"{paths[0]} and those beside it")
+
+
+def _frame(arrow: pa.Table) -> pd.DataFrame:
+    """The table as a frame; `arrow` is used up, and what its columns took goes back to the system, where Arrow would keep it."""
+    frame = arrow.to_pandas(self_destruct=True, split_blocks=True)
+    pa.default_memory_pool().release_unused()
+    return frame
+
+
+def _arrow(path: Path, columns: Sequence[str] | None = None, where: tuple[str, Collection[str]] | None = None) -> pa.Table:
     if not path.exists():
         raise InputError(f"{path} does not exist; run the stage that makes it, or correct the path.")
     try:
-        frame = pq.read_table(path, columns=list(columns) if columns else None).to_pandas()
+        wanted = [(where[0], "in", list(where[1]))] if where else None
+        return pq.read_table(path, columns=list(columns) if columns else None, filters=wanted)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path} is not a readable Parquet file ({_first_sentence(error)}); make it again or correct the path.") from error
-    return frame if columns else conform(frame, table, source=str(path))

@@ -19,14 +19,15 @@ from astrid.core.errors import AstridError
 from astrid.core.executors import Executor
 from astrid.core.provenance import digest_bytes, digest_code, digest_file, digest_settings
 from astrid.core.runtime import log, write_json
-from astrid.io.tables import ASTEROIDS, CANDIDATES, CATALOG, LIGHTCURVES, PAIRS, TRACKS, read_table, write_table
-from astrid.stages.common import Job, executor, only_alerts, prune, resume, run
+from astrid.io.tables import ASTEROIDS, CANDIDATES, CATALOG, LIGHTCURVES, PAIRS, TRACKS, conform, read_table, read_tables, write_table
+from astrid.stages.common import Job, executor, finish, only_alerts, prune, recorded, run
 
 DIFFERENCE = Path("data/difference")
 CATALOG_TABLE = Path("data/catalog/catalog.parquet")
 OUTPUT = Path("data/candidates/candidates.parquet")  # the light curves, the tracks and a folder of the pairs lie beside it
 REPORT = Path("reports/detect.json")
 CODE = ("astrid.candidates", "astrid.io.fits", "astrid.io.tables", "astrid.core")
+_TOGETHER = 64  # pairs whose light curves are in memory as plain values at a time
 
 
 @dataclass(frozen=True)
@@ -69,26 +70,37 @@ def detect(
     pairs = read_table(folder / "pairs.parquet", PAIRS)
     names = sorted(pairs.loc[pairs["status"] == "ok", "pair_id"])
     jobs = _jobs(names, folder, output / "pairs", cfg, catalog)
-    rows = resume(search, jobs, description="detect", unit="pairs", executor=executor, on_loss=lambda _, reason: _problem(reason))
+    lost = finish(search, jobs, description="detect", unit="pairs", executor=executor, on_loss=lambda _, reason: _problem(reason))
     prune(output / "pairs", [path for job in jobs for path in (job.output, job.record)])
-    done = [(job, row) for job, row in zip(jobs, rows, strict=True) if row["status"] == "ok"]
-    frames = [frame for frame in (read_table(job.output, CANDIDATES) for job, _ in done) if len(frame)]
-    table = mark_recurring(pd.concat(frames, ignore_index=True) if frames else CANDIDATES.empty(), cfg.recurring)
+    rows, curves = _gathered(jobs, lost)
+    table = read_tables([job.output for job in jobs if rows[job.key]["status"] == "ok"], CANDIDATES)
+    table = mark_recurring(table, cfg.recurring)
     copied = table["pair_id"].map(is_copy).to_numpy(dtype=bool)  # their light is that of their parents: it makes no track
     own, copies = table[~copied].reset_index(drop=True), table[copied]
     own, tracks = mark(own, link(own, cfg.moving), match_known(own, asteroids, cfg.moving))
     table = pd.concat([own, copies], ignore_index=True) if len(copies) else own
-    curves = pd.DataFrame([point for _, row in done for point in row["light_curves"]])
     write_table(table, output / "candidates.parquet", CANDIDATES)
-    write_table(curves if len(curves) else LIGHTCURVES.empty(), output / "lightcurves.parquet", LIGHTCURVES)
+    write_table(curves, output / "lightcurves.parquet", LIGHTCURVES)
     write_table(tracks, output / "tracks.parquet", TRACKS)
     return {
-        **report(table, names, {job.key: row for job, row in zip(jobs, rows, strict=True)}),
+        **report(table, names, rows),
         "light_curve_points": len(curves),
-        "light_curve_detections": int(curves["detected"].sum()) if len(curves) else 0,
+        "light_curve_detections": int(curves["detected"].sum()),
         "tracks": len(tracks),
         "known_objects": int((table["moving_name"] != "").sum()),
     }
+
+
+def _gathered(jobs: list[Job], lost: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, dict[str, Any]], pd.DataFrame]:
+    """What is known of each pair, by its name, and the points of all light curves (LIGHTCURVES); records are read a few at a time."""
+    rows: dict[str, dict[str, Any]] = {}
+    parts = []
+    for start in range(0, len(jobs), _TOGETHER):
+        some = {job.key: dict(lost.get(job.key) or recorded(job)) for job in jobs[start : start + _TOGETHER]}
+        points = [point for row in some.values() for point in row.pop("light_curves")]
+        parts += [conform(pd.DataFrame(points), LIGHTCURVES, source="the light curves")] if points else []
+        rows |= some
+    return rows, pd.concat(parts, ignore_index=True) if parts else LIGHTCURVES.empty()
 
 
 def _jobs(names: list[str], folder: Path, output: Path, cfg: CandidatesConfig, catalog: pd.DataFrame) -> list[Job]:

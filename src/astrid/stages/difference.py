@@ -67,7 +67,7 @@ def main() -> None:
     pairs = pd.concat([pairs, copies], ignore_index=True) if len(copies) else pairs
     exposures = read_table(CALIBRATED / "exposures.parquet", EXPOSURES)
     pairs = set_aside(pairs, exposures)
-    jobs = _jobs(pairs, config, _truth(), added)
+    jobs = _jobs(pairs, config, _shown(), added)
     where = executor()
     rows = resume(_subtract_one, jobs, description="difference", unit="pairs", executor=where, on_loss=quarantine)
     table = merge(pairs, {job.key: row for job, row in zip(jobs, rows, strict=True)})
@@ -97,14 +97,22 @@ def set_aside(pairs: pd.DataFrame, exposures: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
-def _truth() -> dict[str, tuple[tuple[float, float], ...]]:
-    """Positions of the changes that are there, by exposure; empty for surveys without a truth table."""
-    tables = [read_table(path, TRUTH) for path in (TRUTH_TABLE, INJECTED / "truth.parquet") if path.exists()]
-    filled = [table for table in tables if len(table)]
-    truth = pd.concat(filled, ignore_index=True) if filled else TRUTH.empty()
-    shown = (truth["flux"] > 0) | (truth["kind"] == "injected")  # a fading one is marked where it was
-    there = truth[truth["kind"].isin(TRANSIENT_KINDS) & shown & np.isfinite(truth["x"]) & np.isfinite(truth["y"])]
-    return {str(name): tuple(zip(rows["x"].tolist(), rows["y"].tolist(), strict=True)) for name, rows in there.groupby("exposure_id")}
+def changes(path: Path) -> pd.DataFrame:
+    """The rows of a truth table that are changes on the sky at a known pixel: exposure_id, kind, x, y and flux; none without a file."""
+    columns = ("exposure_id", "kind", "x", "y", "flux")
+    truth = read_table(path, TRUTH, columns=columns, where=("kind", TRANSIENT_KINDS)) if path.exists() else TRUTH.empty()[list(columns)]
+    return truth[np.isfinite(truth["x"]) & np.isfinite(truth["y"])]
+
+
+def places(truth: pd.DataFrame) -> dict[str, tuple[tuple[float, float], ...]]:
+    """The pixels (x, y) of the rows of `changes`, by exposure."""
+    return {str(name): tuple(zip(rows["x"].tolist(), rows["y"].tolist(), strict=True)) for name, rows in truth.groupby("exposure_id")}
+
+
+def _shown() -> dict[str, tuple[tuple[float, float], ...]]:
+    """Places of what the plane TRUTH marks; a fading source is marked where it was."""
+    truth = pd.concat([changes(TRUTH_TABLE), changes(INJECTED / "truth.parquet")], ignore_index=True)
+    return places(truth[(truth["flux"] > 0) | (truth["kind"] == "injected")])
 
 
 def _copies() -> tuple[pd.DataFrame, dict[str, Added]]:

@@ -27,7 +27,7 @@ from astrid.imaging.copies import Alignment, copies_of, copy_rows, joined_truth
 from astrid.io.fits import read_calibrated
 from astrid.io.tables import EXPOSURES, PAIRS, TRUTH, read_table, write_table
 from astrid.stages.common import Job, executor, only_alerts, prune, quarantine, resume, run
-from astrid.stages.difference import CALIBRATED, INJECTED, PAIR_TABLE, TRANSIENT_KINDS, TRUTH_TABLE, memory_needed, set_aside
+from astrid.stages.difference import CALIBRATED, INJECTED, PAIR_TABLE, TRUTH_TABLE, changes, memory_needed, places, set_aside
 
 REPORT = Path("reports/inject.json")
 CODE = ("astrid.imaging", "astrid.io.fits", "astrid.io.flags", "astrid.core")
@@ -91,7 +91,7 @@ def _jobs(pairs: pd.DataFrame, config: InjectionConfig) -> list[Job]:
         settings(FluxScaleConfig, "imaging.difference.flux_scale"),
     )
     common = (digest_settings(config), digest_settings(alignment), digest_code(CODE))
-    known = _known()
+    known = places(changes(TRUTH_TABLE))
     digests: dict[Path, str] = {}
     jobs = []
     for row in pairs.to_dict("records"):
@@ -105,15 +105,6 @@ def _jobs(pairs: pd.DataFrame, config: InjectionConfig) -> list[Job]:
         output = INJECTED / "sources" / f"{task.pair_id}.parquet"
         jobs.append(Job(task.pair_id, digest_bytes(*(part.encode() for part in parts)), output, task, memory_needed(*files)))
     return jobs
-
-
-def _known() -> dict[str, tuple[tuple[float, float], ...]]:
-    """Places of the changes that the truth table knows in each exposure; a survey without one has none."""
-    if not TRUTH_TABLE.exists():
-        return {}
-    truth = read_table(TRUTH_TABLE, TRUTH)
-    there = truth[truth["kind"].isin(TRANSIENT_KINDS) & np.isfinite(truth["x"]) & np.isfinite(truth["y"])]
-    return {str(name): tuple(zip(rows["x"].tolist(), rows["y"].tolist(), strict=True)) for name, rows in there.groupby("exposure_id")}
 
 
 def _draw_one(job: Job) -> dict[str, Any]:

@@ -96,3 +96,25 @@ def test_a_part_that_fails_leaves_the_table_as_it_was(tmp_path: Path) -> None:
         tables.write_parts([pd.DataFrame([exposure()] * 2), pd.DataFrame([exposure()]).drop(columns="filter")], path, tables.EXPOSURES)
     assert len(tables.read_table(path, tables.EXPOSURES)) == 1
     assert [found.name for found in tmp_path.iterdir()] == [path.name]
+
+
+def test_rows_with_other_values_are_left_on_the_disk(tmp_path: Path) -> None:
+    path = tmp_path / "exposures.parquet"
+    tables.write_table(
+        pd.DataFrame([exposure(exposure_id=name, filter=name[0]) for name in ("r1", "g1", "r2", "i1")]), path, tables.EXPOSURES
+    )
+    read = tables.read_table(path, tables.EXPOSURES, columns=("exposure_id", "filter"), where=("filter", ("r", "i")))
+    assert read.to_dict("list") == {"exposure_id": ["r1", "r2", "i1"], "filter": ["r", "r", "i"]}
+
+
+def test_several_files_read_as_one_table(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.parquet" for number in range(3)]
+    frames = [pd.DataFrame([exposure(exposure_id=f"e{number}{row}") for row in range(number)]) for number in range(3)]
+    for frame, path in zip(frames, paths, strict=True):
+        tables.write_table(frame if len(frame) else tables.EXPOSURES.empty(), path, tables.EXPOSURES)
+    read = tables.read_tables(paths, tables.EXPOSURES)
+    assert list(read["exposure_id"]) == ["e10", "e20", "e21"]
+    pd.testing.assert_frame_equal(read, pd.concat([tables.read_table(path, tables.EXPOSURES) for path in paths], ignore_index=True))
+    assert list(tables.read_tables([], tables.EXPOSURES).columns) == list(read.columns)
+    with pytest.raises(InputError, match=r"3.parquet does not exist"):
+        tables.read_tables([*paths, tmp_path / "3.parquet"], tables.EXPOSURES)
