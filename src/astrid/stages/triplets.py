@@ -16,9 +16,11 @@ from astrid.core.provenance import digest_bytes, digest_code, digest_file
 from astrid.core.runtime import atomic_path, log, track, write_json
 from astrid.datasets import card, store
 from astrid.datasets.copies import label_with_copies
+from astrid.datasets.labels import Labelled
 from astrid.datasets.precedence import CONFLICTS, conflicts, winners
 from astrid.datasets.recovery import tag_table
 from astrid.io.fits import read_difference
+from astrid.io.shards import TripletStore
 from astrid.io.tables import CANDIDATES, CATALOG, LABELS, PAIRS, TRUTH, conform, read_table, write_table
 from astrid.stages import alert_triplets
 from astrid.stages.common import ALERTS_PATH, run
@@ -48,20 +50,29 @@ def main() -> None:
 
 def from_candidates(cfg: DatasetConfig) -> None:
     """Label what the stage detect found and cut its stamps out of the difference products."""
-    candidates = read_table(CANDIDATE_TABLE, CANDIDATES)
-    truth = read_table(TRUTH_TABLE, TRUTH)
-    tables = (truth, injected_truth(), read_table(PAIR_TABLE, PAIRS), read_table(CATALOG_TABLE, CATALOG), read_given(HUMAN_LABELS))
-    candidates, found = label_with_copies(candidates, *tables, cfg)
-    rows = store.select(
-        candidates, found.columns, max_bogus_per_pair=cfg.max_bogus_per_pair, keep_unlabelled=cfg.keep_unlabelled, seed=cfg.seed
-    )
-    written = store.resume(FOLDER, lambda first: batches(rows.iloc[first:]), rows_per_shard=cfg.rows_per_shard, key=inputs_digest(rows))
-    content = card.card(written.table, digest=written.digest, simulated=bool((truth["simulated"] & (truth["kind"] != "injected")).any()))
+    candidates, found, simulated = _labelled(cfg)
+    written = _cut(candidates, found, cfg)
+    content = card.card(written.table, digest=written.digest, simulated=simulated)
     content["tags"] = tag_table(candidates, found.labels)
     _write_beside(found.labels, conflicts(found.labels), content)
     counts = store.selection_counts(candidates, found.columns, written.table)
     write_json(REPORT, report(counts, found.counts, written.table, content))
     log.info("triplets: %d of %d candidates, %s", len(written), len(candidates), content["labels"])
+
+
+def _labelled(cfg: DatasetConfig) -> tuple[pd.DataFrame, Labelled, bool]:
+    """The candidates that stay, their labels, and whether a simulator made the sky of some; the truth table goes when this ends."""
+    candidates, truth = read_table(CANDIDATE_TABLE, CANDIDATES), read_table(TRUTH_TABLE, TRUTH)
+    tables = (truth, injected_truth(), read_table(PAIR_TABLE, PAIRS), read_table(CATALOG_TABLE, CATALOG), read_given(HUMAN_LABELS))
+    simulated = bool((truth["simulated"] & (truth["kind"] != "injected")).any())
+    return *label_with_copies(candidates, *tables, cfg), simulated
+
+
+def _cut(candidates: pd.DataFrame, found: Labelled, cfg: DatasetConfig) -> TripletStore:
+    rows = store.select(
+        candidates, found.columns, max_bogus_per_pair=cfg.max_bogus_per_pair, keep_unlabelled=cfg.keep_unlabelled, seed=cfg.seed
+    )
+    return store.resume(FOLDER, lambda first: batches(rows.iloc[first:]), rows_per_shard=cfg.rows_per_shard, key=inputs_digest(rows))
 
 
 def from_alerts(cfg: DatasetConfig) -> None:
