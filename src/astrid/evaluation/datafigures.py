@@ -16,7 +16,7 @@ _PARTS = {"train": REAL, "validation": GREEN, "test": GOLD, "unused": "#B9C0CA"}
 _LEAST_SNR, _LARGEST_SNR, _DLR_RANGE = 3.0, 1e4, (0.03, 30.0)
 _LEAST_REACH = 10  # triplets that an axis of counts reaches at least
 _BINS = 40
-_MOST_GROUPS = 24  # bars of a figure
+_MOST_GROUPS = 24  # named bars of a figure
 SHADES = LinearSegmentedColormap.from_list("blues", ["#EEF4F9", "#9CC7E4", REAL, "#0B2F4F"])
 
 
@@ -113,19 +113,20 @@ def time_figure(table: pd.DataFrame, parts: pd.Series) -> Figure:
 def groups_figure(counts: Mapping[str, Mapping[str, Mapping[str, int]]], names: Mapping[str, str]) -> Figure:
     """Real and bogus ones by property, a panel each. `counts`: property -> value -> label -> rows; `names`: property -> title.
 
-    Of more than 24 values the largest are shown and the rest is one bar.
+    More than 24 values stand in the order of their size, three of them named.
     """
-    bars = {key: _largest(counts[key]) for key in names}
-    figure = new_figure(11.4, 0.9 + 0.24 * max(4, *(len(found) for found in bars.values())))
-    for axes, (key, found) in zip(np.atleast_1d(figure.subplots(1, len(names))), bars.items(), strict=True):
-        place = np.arange(len(found))
-        real = np.array([row["real"] for row in found.values()], dtype=float)
-        bogus = np.array([row["bogus"] for row in found.values()], dtype=float)
-        axes.barh(place, real, color=REAL, height=0.72, label="real")
-        axes.barh(place, bogus, left=real, color=BOGUS, height=0.72, label="bogus")
-        axes.set_yticks(place, list(found), fontsize=7.8)
-        axes.set_ylim(len(found) - 0.4, -0.6)
-        axes.set_title(names[key])
+    figure = new_figure(11.4, 0.9 + 0.24 * max(4, *(min(len(counts[key]), _MOST_GROUPS) for key in names)))
+    for axes, key in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+        found, many = counts[key], len(counts[key]) > _MOST_GROUPS
+        order = sorted(found, key=lambda value: -sum(found[value].values())) if many else list(found)
+        real, bogus = (np.array([found[value][label] for value in order], dtype=float) for label in ("real", "bogus"))
+        place, height = np.arange(len(order)), 1.0 if many else 0.72
+        axes.barh(place, real, color=REAL, height=height, label="real")
+        axes.barh(place, bogus, left=real, color=BOGUS, height=height, label="bogus")
+        named = [0, len(order) // 2, len(order) - 1] if many else place
+        axes.set_yticks(named, [order[row] for row in named], fontsize=7.8)
+        axes.set_ylim(len(order) - 0.4, -0.6)
+        axes.set_title(f"{names[key]} ({len(order)})" if many else names[key])
         axes.grid(visible=False, axis="y")
         axes.locator_params(axis="x", nbins=4)
     handles = axes.get_legend_handles_labels()
@@ -133,20 +134,11 @@ def groups_figure(counts: Mapping[str, Mapping[str, Mapping[str, int]]], names: 
     return figure
 
 
-def _largest(values: Mapping[str, Mapping[str, int]]) -> dict[str, Mapping[str, int]]:
-    if len(values) <= _MOST_GROUPS:
-        return dict(values)
-    ranked = sorted(values.items(), key=lambda item: -sum(item[1].values()))
-    rest = ranked[_MOST_GROUPS - 1 :]
-    other = {name: sum(row[name] for _, row in rest) for name in ("real", "bogus")}
-    return {**dict(ranked[: _MOST_GROUPS - 1]), f"{len(rest)} others": other}
-
-
 @styled
 def tags_figure(tags: Mapping[str, Mapping[str, Any]], order: Sequence[str]) -> Figure:
     """Share of the candidates of each kind of truth (rows, in `order`) that carry each tag; framed: the tags that name the kind."""
     words = [*sorted({word for record in tags.values() for word in record["tags"]}), "untagged"]
-    figure = new_figure(11.4, 1.25 + 0.31 * len(order))
+    figure = new_figure(11.4, 1.6 + 0.31 * len(order))
     axes = figure.add_subplot()
     counts = np.array(
         [[tags[kind]["untagged"] if word == "untagged" else tags[kind]["tags"].get(word, 0) for word in words] for kind in order]
@@ -161,7 +153,7 @@ def tags_figure(tags: Mapping[str, Mapping[str, Any]], order: Sequence[str]) -> 
                 axes.text(column, row, f"{share[row, column]:.0%}", ha="center", va="center", fontsize=7.8, color=ink)
             if word in tags[kind]["expected"]:
                 axes.add_patch(_frame(column, row))
-    axes.set_xticks(range(len(words)), [word.replace("_", " ") for word in words])
+    axes.set_xticks(range(len(words)), [word.replace("_", " ") for word in words], rotation=35, ha="left", rotation_mode="anchor")
     axes.set_yticks(range(len(order)), [f"{kind.replace('_', ' ')} ({count:,})" for kind, count in zip(order, total, strict=True)])
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
