@@ -62,7 +62,8 @@ def plates(data: DataSet) -> list[Plate]:
     found = [
         Plate("kinds", "counts", "Kinds", "Labelled triplets of each kind, on a logarithmic axis.", "wide",
               partial(datafigures.kinds_figure, data.table)),
-        Plate("groups", "counts", "Where they come from", "Labelled triplets by survey, filter, detector and season; many values in the order of their size.", "wide",
+        Plate("groups", "counts", "Where they come from", "Labelled triplets by survey, filter, detector and season; more than 24 "
+              "values in the order of their size.", "wide",
               partial(datafigures.groups_figure, counts, panels)),
         Plate("time", "counts", "Parts over time", f"Parts of the split ({data.strategy.replace('_', ' ')}) by date.", "wide",
               partial(datafigures.time_figure, data.table, data.parts)),
