@@ -29,7 +29,7 @@ def compare(outcomes: Sequence[Outcome], evidence: pd.DataFrame) -> dict[str, An
 
     Returns plain values: `statement`; `ranking`, a record a training set, seed and kind of evidence (see `ranking.rank_alerts`);
     `summary`, a record a training set for the strong evidence: of each measure the median over the seeds, the least and the most, and
-    the bootstrap interval of the seed in the middle; `surveys`, the median score of the alerts of each other survey.
+    the bootstrap interval of the seed in the middle of that measure; `surveys`, the median score of the alerts of each other survey.
     """
     ranking, statement = [], ""
     for name, seed, scores in outcomes:
@@ -42,13 +42,18 @@ def compare(outcomes: Sequence[Outcome], evidence: pd.DataFrame) -> dict[str, An
 
 
 def _summary(name: Any, rows: pd.DataFrame) -> dict[str, Any]:
-    middle = rows.sort_values(_NAMES[0], kind="stable").iloc[(len(rows) - 1) // 2]
-    out: dict[str, Any] = {"training": str(name), "seeds": len(rows), "middle_seed": int(middle["seed"])}
+    out: dict[str, Any] = {"training": str(name), "seeds": len(rows), "middle_seed": int(_in_the_middle(rows, _NAMES[0])["seed"])}
     for measure in _NAMES:
+        middle = _in_the_middle(rows, measure)
         out[measure] = float(rows[measure].median())
         out |= {f"{measure}_least": float(rows[measure].min()), f"{measure}_most": float(rows[measure].max())}
         out |= {f"{measure}_{end}": float(middle[f"{measure}_{end}"]) for end in ("low", "high")}
     return out
+
+
+def _in_the_middle(rows: pd.DataFrame, measure: str) -> pd.Series:
+    """The row whose measure is the median of all; the lower of two."""
+    return rows.sort_values(measure, kind="stable").iloc[(len(rows) - 1) // 2]
 
 
 def _surveys(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:

@@ -33,6 +33,15 @@ def test_the_summary_is_the_seeds_median_with_their_span(outcomes):
     assert wide["roc_auc"] > 0.8 > result["summary"][1]["roc_auc"]
 
 
+@pytest.mark.parametrize("measure", ["roc_auc", "recall_at_fpr_5pct", "recall_at_fpr_1pct"])
+def test_an_interval_is_that_of_the_seed_whose_value_is_shown(measure, outcomes):
+    result = compare(outcomes, evidence(GROUPS))
+    for record in result["summary"]:
+        mine = [row for row in result["ranking"] if row["training"] == record["training"] and row["evidence"] == "strong"]
+        shown = [f"{measure}{end}" for end in ("", "_low", "_high")]
+        assert [record[name] for name in shown] in [[row[name] for name in shown] for row in mine]
+
+
 def test_other_surveys_are_looked_at(outcomes):
     assert compare(outcomes, evidence(GROUPS))["surveys"][0] == {
         "training": "wide",
