@@ -10,11 +10,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
+import os
 import re
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,8 @@ from benchmarks.store_work import BATCH, SHARD, made_up_keys, rows, stamps
 NORMALIZATION = "asinh_noise.v1"
 SIZE = 64  # triplets a batch
 CACHED = 2_048  # triplets of the part that is kept in memory
-PASSES = 5  # over it, and over the first triplets from the shards; the best one counts
+PASSES = 5  # over it, and over the first triplets from the shards, one after the other
+ROUNDS = 4  # of them, far enough apart that what disturbs one is over in another; the best pass of all counts
 TRAINED = 576  # triplets of a training, the last 64 of them for validation
 MASKED = 12  # px, of the strip
 
@@ -61,12 +64,14 @@ def load(folder: Path) -> dict[str, float]:
         early = peak_gb()
         _epoch(disk, load, total)
     done = {"early_gb": early, "peak_gb": peak_gb(), **_held(disk, default, total)}
-    for where, kept in {"disk": 0.0, "memory": float("inf")}.items():
-        part = NormalizedStamps(store, some, NORMALIZATION, cache_bytes=kept)
-        for name, cfg in chosen.items():
-            for processes, clock in {0: time.process_time, 2: time.perf_counter}.items():
-                with loading(_maker(part, cfg), processes, SIZE) as load:
-                    done[f"{where} {name} {processes}"] = len(some) / _best(partial(_epoch, part, load, len(some)), clock)
+    parts = {"disk": NormalizedStamps(store, some, NORMALIZATION, cache_bytes=0.0)}
+    parts["memory"] = NormalizedStamps(store, some, NORMALIZATION, cache_bytes=float("inf"))
+    clocks = {0: time.process_time, 2: time.perf_counter}
+    for _, (where, part), (name, cfg), (processes, clock) in product(range(ROUNDS), parts.items(), chosen.items(), clocks.items()):
+        with loading(_maker(part, cfg), processes, SIZE) as load:
+            rate = len(some) / _best(partial(_epoch, part, load, len(some)), clock)
+        key = f"{where} {name} {processes}"
+        done[key] = max(rate, done.get(key, 0.0))
     return done
 
 
@@ -93,6 +98,7 @@ def write(folder: Path, total: int) -> dict[str, float]:
             drawn = stamps(first, min(BATCH, total - first)).copy()
             drawn[::10, :, :, -MASKED:] = np.nan
             writer.append(drawn, made_up_keys(rows(first, len(drawn))))
+    os.sync()  # what the system writes out later would be measured with the loader
     return {"rows": float(total)}
 
 
