@@ -28,6 +28,9 @@ _WIDE = 3.0  # tolerances: what a seed collects before the line is fitted
 _CROWD = 20  # candidates of an exposure about a track from which its density is measured, at most
 _ROUNDS = 4  # of collecting and fitting
 
+# Columns of CANDIDATES that are looked at.
+COLUMNS = ("candidate_id", "exposure_id", "mjd", "s_ra", "s_dec", "sign", "tags")
+
 
 @dataclass(frozen=True, eq=False)
 class _Points:
@@ -116,25 +119,26 @@ def match_known(candidates: pd.DataFrame, asteroids: pd.DataFrame, cfg: MovingCo
     return names
 
 
-def mark(candidates: pd.DataFrame, tracks: pd.DataFrame, names: NDArray[np.object_]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The candidates with `moving_name`, `track_id` and the tag `moving`, and the tracks with the name most of their members bear."""
-    out, named = candidates.copy(), tracks.copy()
-    out["moving_name"] = names
-    out["track_id"] = ""
-    place = {name: row for row, name in enumerate(out["candidate_id"])}
-    belongs = np.full(len(out), "", dtype=object)
-    for number, track in enumerate(tracks.itertuples()):
-        rows = [place[name] for name in track.candidate_ids]
-        belongs[rows] = track.track_id
-        borne = pd.Series(names[rows])
-        borne = borne[borne != ""]
-        if len(borne):
-            named.loc[named.index[number], "name"] = str(borne.mode().iloc[0])
-    out["track_id"] = belongs
-    moves = (belongs != "") | (names != "")
-    tags = [sorted({*tags, "moving"}) if yes else tags for tags, yes in zip(out["tags"], moves, strict=True)]
-    out["tags"] = pd.Series(tags, index=out.index, dtype=object)
-    return out, named
+def track_ids(candidates: pd.DataFrame, tracks: pd.DataFrame) -> NDArray[np.object_]:
+    """The track (TRACKS) that each candidate is on, "" without one: (n,)."""
+    track_of = {name: track.track_id for track in tracks.itertuples() for name in track.candidate_ids}
+    ids = np.full(len(candidates), "", dtype=object)
+    rows = np.flatnonzero(candidates["candidate_id"].isin(list(track_of)).to_numpy())
+    ids[rows] = [track_of[name] for name in candidates["candidate_id"].iloc[rows]]
+    return ids
+
+
+def with_names(tracks: pd.DataFrame, ids: NDArray[np.object_], names: NDArray[np.object_]) -> pd.DataFrame:
+    """The tracks with the name that most of their members bear; `ids`, `names`: the candidates' `track_ids` and known objects."""
+    borne = pd.Series(names)[(ids != "") & (names != "")]
+    most = borne.groupby(ids[borne.index]).agg(lambda known: known.mode().iloc[0])
+    return tracks.assign(name=tracks["track_id"].map(most).fillna(tracks["name"]))
+
+
+def with_moving(tags: pd.Series, moves: NDArray[np.bool_]) -> pd.Series:
+    """The tags with `moving` where `moves` (n,) is true."""
+    words = [sorted({*names, "moving"}) if yes else names for names, yes in zip(tags, moves, strict=True)]
+    return pd.Series(words, index=tags.index, dtype=object)
 
 
 def _points(candidates: pd.DataFrame, cfg: MovingConfig) -> _Points:

@@ -12,11 +12,18 @@ from astrid.candidates.moving import sky_places
 from astrid.config.schema.candidates import RecurringConfig
 from astrid.core.copies import parent_of
 
-_DETECTOR = ["survey", "instrument", "detector"]
+_INSTRUMENT = ["survey", "instrument"]
 
 
-def mark_recurring(candidates: pd.DataFrame, cfg: RecurringConfig) -> pd.DataFrame:
-    """The candidates with the tag hot_pixel, in place of cosmic_ray, where their pixel has fired in other exposures too.
+# Columns of CANDIDATES that are looked at.
+COLUMNS = (
+    *("exposure_id", "reference_id", *_INSTRUMENT, "detector", "reference_detector", "x", "y", "x_reference", "y_reference"),
+    *("s_ra", "s_dec", "sign", "psf_fwhm", "pixel_scale", "sharpness"),
+)
+
+
+def recurring(candidates: pd.DataFrame, cfg: RecurringConfig) -> NDArray[np.bool_]:
+    """Whether the pixel of each candidate has fired in other exposures too: bool (n,). `candidates`: `COLUMNS` of CANDIDATES.
 
     What brightened fired in the science exposure, at its pixel; what faded fired in the reference, at the pixel of the reference
     where the candidate lies (x_reference, y_reference; without these it is left out). Science exposures and references of one
@@ -27,21 +34,25 @@ def mark_recurring(candidates: pd.DataFrame, cfg: RecurringConfig) -> pd.DataFra
     by the number of coincidences, not of candidates squared.
     """
     found = np.zeros(len(candidates), dtype=bool)
-    fired = _fired(candidates)
-    for rows in fired.groupby(_DETECTOR, sort=False).indices.values() if len(fired) else ():
-        group = fired.iloc[rows]
-        found[group["row"]] = _recurs(group, cfg)
-    out = candidates.copy()
-    tags = [sorted({*words, "hot_pixel"} - {"cosmic_ray"}) if mark else words for words, mark in zip(out["tags"], found, strict=True)]
-    out["tags"] = pd.Series(tags, index=out.index, dtype=object)
-    return out
+    for own in candidates.groupby(_INSTRUMENT, sort=False).indices.values():
+        fired = _fired(candidates.iloc[own])
+        for rows in fired.groupby("detector", sort=False).indices.values():
+            group = fired.iloc[rows]
+            found[own[group["row"]]] = _recurs(group, cfg)
+    return found
+
+
+def with_hot_pixels(tags: pd.Series, hot: NDArray[np.bool_]) -> pd.Series:
+    """The tags with hot_pixel, in place of cosmic_ray, where `hot` (n,) is true."""
+    words = [sorted({*names, "hot_pixel"} - {"cosmic_ray"}) if mark else names for names, mark in zip(tags, hot, strict=True)]
+    return pd.Series(words, index=tags.index, dtype=object)
 
 
 def _fired(candidates: pd.DataFrame) -> pd.DataFrame:
     """Exposure, detector and pixel at which each candidate fired, and its `row` among the candidates; those of unknown place left out."""
     faded = (candidates["sign"] < 0).to_numpy()
     own = {"exposure_id": "reference_id", "detector": "reference_detector", "x": "x_reference", "y": "y_reference"}
-    kept = ["survey", "instrument", "s_ra", "s_dec", "psf_fwhm", "pixel_scale", "sharpness"]
+    kept = ["s_ra", "s_dec", "psf_fwhm", "pixel_scale", "sharpness"]
     columns = {name: candidates[name].to_numpy() for name in kept}
     columns |= {name: np.where(faded, candidates[there], candidates[name]) for name, there in own.items()}
     fired = pd.DataFrame(columns | {"row": np.arange(len(candidates))})

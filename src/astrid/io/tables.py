@@ -6,8 +6,8 @@ order, with the unit and the meaning in the column's metadata; further columns m
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -393,22 +393,9 @@ def _truth(value: object) -> bool:
 
 def write_table(frame: pd.DataFrame, path: Path, table: Table) -> None:
     """Write a frame as Parquet, atomically, with the declared columns first and their units in the metadata."""
-    write_parts([frame], path, table)
-
-
-def write_parts(frames: Iterable[pd.DataFrame], path: Path, table: Table) -> None:
-    """As `write_table`, of a table that comes in parts, one of which is in memory at a time; without any it has no rows.
-
-    The parts have the same columns.
-    """
-    with atomic_path(path) as temporary, ExitStack() as stack:
-        writer: pq.ParquetWriter | None = None
-        for frame in frames:
-            arrow = to_arrow(frame, table, source=path.name)
-            writer = writer or stack.enter_context(pq.ParquetWriter(temporary, arrow.schema, compression="zstd"))
-            writer.write_table(arrow)
-        if writer is None:
-            pq.write_table(to_arrow(table.empty(), table, source=path.name), temporary, compression="zstd")
+    arrow = to_arrow(frame, table, source=path.name)
+    with atomic_path(path) as temporary:
+        pq.write_table(arrow, temporary, compression="zstd")
 
 
 def to_arrow(frame: pd.DataFrame, table: Table, *, source: str) -> pa.Table:
@@ -431,30 +418,41 @@ def read_table(
 
     `columns`: these alone. `where`: a column and its values; the other rows are not brought into memory.
     """
-    frame = _frame(_arrow(path, columns, where))
+    frame = to_frame(_arrow(path, table, columns, where))
     return frame if columns else conform(frame, table, source=str(path))
 
 
-def read_tables(paths: Sequence[Path], table: Table) -> pd.DataFrame:
+def read_tables(paths: Sequence[Path], table: Table, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """The rows of several files, in their order, as one frame; without any the empty table. Raises as `read_table`."""
     if not paths:
-        return table.empty()
-    frame = _frame(pa.concat_tables([_arrow(path) for path in paths], promote_options="default"))
-    return conform(frame, table, source=f"{paths[0]} and those beside it")
+        return table.empty()[list(columns)] if columns else table.empty()
+    frame = to_frame(pa.concat_tables([_arrow(path, table, columns) for path in paths], promote_options="default"))
+    return frame if columns else conform(frame, table, source=f"{paths[0]} and those beside it")
 
 
-def _frame(arrow: pa.Table) -> pd.DataFrame:
+def to_frame(arrow: pa.Table) -> pd.DataFrame:
     """The table as a frame; `arrow` is used up, and what its columns took goes back to the system, where Arrow would keep it."""
     frame = arrow.to_pandas(self_destruct=True, split_blocks=True)
     pa.default_memory_pool().release_unused()
     return frame
 
 
-def _arrow(path: Path, columns: Sequence[str] | None = None, where: tuple[str, Collection[str]] | None = None) -> pa.Table:
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """A block that reads a Parquet file: `InputError` where the file is missing or broken."""
     if not path.exists():
         raise InputError(f"{path} does not exist; run the stage that makes it, or correct the path.")
     try:
-        wanted = [(where[0], "in", list(where[1]))] if where else None
-        return pq.read_table(path, columns=list(columns) if columns else None, filters=wanted)
+        yield
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path} is not a readable Parquet file ({_first_sentence(error)}); make it again or correct the path.") from error
+
+
+def _arrow(path: Path, table: Table, columns: Sequence[str] | None = None, where: tuple[str, Collection[str]] | None = None) -> pa.Table:
+    with readable(path):
+        present = pq.read_schema(path).names if columns or where else []
+        for name in (*(columns or ()), *((where[0],) if where else ())):
+            if name not in present:
+                raise InputError(f"{path} lacks the column {name!r} of the {table.name} table; run the stage that makes it again.")
+        wanted = [(where[0], "in", list(where[1]))] if where else None
+        return pq.read_table(path, columns=list(columns) if columns else None, filters=wanted)

@@ -14,7 +14,8 @@ from astrid.core.errors import InputError
 from astrid.core.records import Problem
 from astrid.core.runtime import log, write_bytes, write_json
 from astrid.io.archive_tables import OUTCOMES
-from astrid.io.tables import CATALOG, EXPOSURES, PAIRS, TRUTH, read_table, write_parts, write_table
+from astrid.io.table_parts import write_parts
+from astrid.io.tables import CATALOG, EXPOSURES, PAIRS, TRUTH, read_table, write_table
 from astrid.stages.common import prune, run
 from astrid.stages.sources.alerts import alerts
 from astrid.stages.sources.base import CATALOG_PATH, EXPOSURES_PATH, OUTCOMES_PATH, PAIRS_PATH, QUARANTINE_PATH, RAW, TRUTH_PATH, Acquired

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -19,15 +19,19 @@ from astrid.core.errors import AstridError
 from astrid.core.executors import Executor
 from astrid.core.provenance import digest_bytes, digest_code, digest_file, digest_settings
 from astrid.core.runtime import log, write_json
+from astrid.io.table_parts import table_in_parts
 from astrid.io.tables import ASTEROIDS, CANDIDATES, CATALOG, LIGHTCURVES, PAIRS, TRACKS, conform, read_table, read_tables, write_table
 from astrid.stages.common import Job, executor, finish, only_alerts, prune, recorded, run
+
+if TYPE_CHECKING:
+    from astrid.candidates.across import Marks
 
 DIFFERENCE = Path("data/difference")
 CATALOG_TABLE = Path("data/catalog/catalog.parquet")
 OUTPUT = Path("data/candidates/candidates.parquet")  # the light curves, the tracks and a folder of the pairs lie beside it
 REPORT = Path("reports/detect.json")
 CODE = ("astrid.candidates", "astrid.io.fits", "astrid.io.tables", "astrid.core")
-_TOGETHER = 64  # pairs whose light curves are in memory as plain values at a time
+_TOGETHER = 64  # pairs whose candidates, or light curves as plain values, are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,28 @@ class Task:
     names: tuple[str, ...]
     ra: tuple[float, ...]  # deg
     dec: tuple[float, ...]  # deg
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Running counts of the candidates."""
+
+    numbers: Counter[str] = field(default_factory=Counter)
+    tags: Counter[str] = field(default_factory=Counter)
+    pairs: Counter[str] = field(default_factory=Counter)
+
+    def add(self, candidates: pd.DataFrame) -> None:
+        """Count the candidates in."""
+        self.numbers.update(
+            candidates=len(candidates),
+            positive=int((candidates["sign"] > 0).sum()),
+            negative=int((candidates["sign"] < 0).sum()),
+            unscorable=int((~candidates["scorable"].astype(bool)).sum()),
+            untagged=int(sum(len(names) == 0 for names in candidates["tags"])),
+            known=int((candidates["moving_name"] != "").sum()),
+        )
+        self.tags.update(name for names in candidates["tags"] for name in names)
+        self.pairs.update(candidates["pair_id"])
 
 
 def main() -> None:
@@ -61,46 +87,72 @@ def detect(
 ) -> dict[str, Any]:
     """Search every pair of `folder`/pairs.parquet whose status is ok and return the report.
 
-    Writes candidates.parquet, lightcurves.parquet (of `catalog`'s positions) and tracks.parquet to `output`, and one resumable
-    table a pair to `output`/pairs. `asteroids` (ASTEROIDS) names known moving objects.
+    Writes candidates.parquet (by survey, field and pair), lightcurves.parquet (of `catalog`'s positions) and tracks.parquet to
+    `output`, and one resumable table a pair to `output`/pairs. `asteroids` (ASTEROIDS) names known moving objects. Of all
+    candidates the columns alone that exposures are compared by are in memory together.
     """
-    from astrid.candidates.moving import link, mark, match_known
-    from astrid.candidates.recurring import mark_recurring
+    from astrid.candidates.across import compare
 
     pairs = read_table(folder / "pairs.parquet", PAIRS)
-    names = sorted(pairs.loc[pairs["status"] == "ok", "pair_id"])
-    jobs = _jobs(names, folder, output / "pairs", cfg, catalog)
+    usable = pairs[pairs["status"] == "ok"].sort_values(["survey", "field_id", "pair_id"], kind="stable")
+    jobs = _jobs(usable["pair_id"].tolist(), folder, output / "pairs", cfg, catalog)
     lost = finish(search, jobs, description="detect", unit="pairs", executor=executor, on_loss=lambda _, reason: _problem(reason))
     prune(output / "pairs", [path for job in jobs for path in (job.output, job.record)])
-    rows, curves = _gathered(jobs, lost)
-    table = read_tables([job.output for job in jobs if rows[job.key]["status"] == "ok"], CANDIDATES)
-    table = mark_recurring(table, cfg.recurring)
-    copied = table["pair_id"].map(is_copy).to_numpy(dtype=bool)  # their light is that of their parents: it makes no track
-    own, copies = table[~copied].reset_index(drop=True), table[copied]
-    own, tracks = mark(own, link(own, cfg.moving), match_known(own, asteroids, cfg.moving))
-    table = pd.concat([own, copies], ignore_index=True) if len(copies) else own
-    write_table(table, output / "candidates.parquet", CANDIDATES)
-    write_table(curves, output / "lightcurves.parquet", LIGHTCURVES)
+    rows, points = _gathered(jobs, lost, output / "lightcurves.parquet")
+    found = [job.output for job in jobs if rows[job.key]["status"] == "ok"]
+    marks, tracks = compare(_compared(found), asteroids, cfg)
+    counted = _marked(found, marks, output / "candidates.parquet")
     write_table(tracks, output / "tracks.parquet", TRACKS)
     return {
-        **report(table, names, rows),
-        "light_curve_points": len(curves),
-        "light_curve_detections": int(curves["detected"].sum()),
+        **report(counted, rows),
+        "light_curve_points": points["all"],
+        "light_curve_detections": points["detected"],
         "tracks": len(tracks),
-        "known_objects": int((table["moving_name"] != "").sum()),
+        "known_objects": counted.numbers["known"],
     }
 
 
-def _gathered(jobs: list[Job], lost: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, dict[str, Any]], pd.DataFrame]:
-    """What is known of each pair, by its name, and the points of all light curves (LIGHTCURVES); records are read a few at a time."""
+def _gathered(jobs: list[Job], lost: Mapping[str, Mapping[str, Any]], path: Path) -> tuple[dict[str, dict[str, Any]], Counter[str]]:
+    """What is known of each pair, by its name, and how many points the light curves have (`all`, `detected`), which go to `path`."""
     rows: dict[str, dict[str, Any]] = {}
+    numbers: Counter[str] = Counter()
+    with table_in_parts(path, LIGHTCURVES) as add:
+        for start in range(0, len(jobs), _TOGETHER):
+            some = {job.key: dict(lost.get(job.key) or recorded(job)) for job in jobs[start : start + _TOGETHER]}
+            points = [point for row in some.values() for point in row.pop("light_curves")]
+            if points:
+                curves = conform(pd.DataFrame(points), LIGHTCURVES, source="the light curves")
+                numbers.update(all=len(curves), detected=int(curves["detected"].sum()))
+                add(curves)
+            rows |= some
+    return rows, numbers
+
+
+def _compared(paths: list[Path]) -> pd.DataFrame:
+    """The columns of the candidates of all pairs that exposures are compared by; equal names and tags are one object in memory."""
+    from astrid.candidates.across import COLUMNS
+
+    shared: dict[object, object] = {}
+    repeated = [column.name for column in CANDIDATES.columns if column.kind == "str" and column.name in COLUMNS[1:]]
     parts = []
-    for start in range(0, len(jobs), _TOGETHER):
-        some = {job.key: dict(lost.get(job.key) or recorded(job)) for job in jobs[start : start + _TOGETHER]}
-        points = [point for row in some.values() for point in row.pop("light_curves")]
-        parts += [conform(pd.DataFrame(points), LIGHTCURVES, source="the light curves")] if points else []
-        rows |= some
-    return rows, pd.concat(parts, ignore_index=True) if parts else LIGHTCURVES.empty()
+    for start in range(0, max(len(paths), 1), _TOGETHER):
+        part = read_tables(paths[start : start + _TOGETHER], CANDIDATES, columns=COLUMNS)
+        same = {name: [shared.setdefault(value, value) for value in part[name]] for name in repeated}
+        same["tags"] = [shared.setdefault(words, words) for words in map(tuple, part["tags"])]
+        parts.append(part.assign(**{name: pd.Series(values, dtype=object) for name, values in same.items()}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _marked(paths: list[Path], marks: Marks, output: Path) -> Counted:
+    """The candidates of all pairs with their marks written to `output`, and counted."""
+    counted = Counted()
+    with table_in_parts(output, CANDIDATES) as add:
+        for start in range(0, len(paths), _TOGETHER):
+            part = read_tables(paths[start : start + _TOGETHER], CANDIDATES)
+            part = marks.on(part, counted.numbers["candidates"])
+            counted.add(part)
+            add(part)
+    return counted
 
 
 def _jobs(names: list[str], folder: Path, output: Path, cfg: CandidatesConfig, catalog: pd.DataFrame) -> list[Job]:
@@ -141,23 +193,18 @@ def _problem(reason: str) -> dict[str, Any]:
     return {"status": "problem", "reason": reason, "dropped": 0, "light_curves": []}
 
 
-def report(table: pd.DataFrame, pairs: list[str], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def report(counted: Counted, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Counts for reports/detect.json: by sign and tag, a pair, what the limit dropped and what could not be searched."""
-    each = table["pair_id"].value_counts().reindex(pairs, fill_value=0).to_numpy() if pairs else np.zeros(0)
-    tags = Counter(name for names in table["tags"] for name in names)
+    each = [counted.pairs[name] for name in rows]
     problems = [{"pair_id": name, "reason": row["reason"]} for name, row in sorted(rows.items()) if row["status"] != "ok"]
     for problem in problems:
         log.warning("%s was set aside: %s", problem["pair_id"], problem["reason"])
     return {
-        "pairs": len(pairs),
+        "pairs": len(rows),
         "problems": problems,
-        "candidates": len(table),
-        "positive": int((table["sign"] > 0).sum()),
-        "negative": int((table["sign"] < 0).sum()),
-        "unscorable": int((~table["scorable"].astype(bool)).sum()),
-        "untagged": int(sum(len(names) == 0 for names in table["tags"])),
-        "tags": dict(sorted(tags.items())),
-        "candidates_a_pair": {"median": float(np.median(each)) if len(each) else 0.0, "max": int(each.max()) if len(each) else 0},
+        **{name: counted.numbers[name] for name in ("candidates", "positive", "negative", "unscorable", "untagged")},
+        "tags": dict(sorted(counted.tags.items())),
+        "candidates_a_pair": {"median": float(np.median(each)) if each else 0.0, "max": max(each, default=0)},
         "dropped": {name: row["dropped"] for name, row in sorted(rows.items()) if row["dropped"]},
     }
 

@@ -7,7 +7,7 @@ reads the exposures, so that no image is stored twice. Of a copy only what match
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,12 +119,17 @@ def _draw_one(job: Job) -> dict[str, Any]:
     return {"status": "ok", "reason": ""}
 
 
-def injected_truth() -> pd.DataFrame:
-    """TRUTH of the copies as labels compare it, fluxes on the scale of the science exposures; empty where the stage did not run."""
+def injected_truth(exposures: Collection[str]) -> pd.DataFrame:
+    """TRUTH of these exposures of copies as labels compare it, fluxes on the scale of the science exposures.
+
+    Empty where the stage did not run.
+    """
+    path = INJECTED / "truth.parquet"
+    if not path.exists():
+        return TRUTH.empty()
     from astrid.imaging.injections import on_science_scale
 
-    path = INJECTED / "truth.parquet"
-    return on_science_scale(read_table(path, TRUTH)) if path.exists() else TRUTH.empty()
+    return on_science_scale(read_table(path, TRUTH, where=("exposure_id", exposures)))
 
 
 def report(truth: pd.DataFrame, copies: pd.DataFrame, reasons: Mapping[str, str]) -> dict[str, Any]:

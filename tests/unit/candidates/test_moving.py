@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from astrid.candidates.moving import link, mark, match_known
+from astrid.candidates.moving import link, match_known
 from astrid.io.tables import ASTEROIDS, CANDIDATES, TRACKS, conform
 
 ARCSEC = 1 / 3600
@@ -148,17 +148,3 @@ def test_the_rate_comes_from_the_next_row_where_none_is_given(moving):
     frame = table([(0, 150.0 + step / 2, 2.0)])
     rows = [("1", 60000.0 - 1 / 24, 150.0, 2.0, 0.3, np.nan, np.nan), ("1", 60000.0 + 1 / 24, 150.0 + step, 2.0, 0.3, np.nan, np.nan)]
     assert match_known(frame, known(rows), moving)[0] == "1"
-
-
-def test_marks_go_to_the_tags_and_the_name_to_the_track(moving):
-    rng = np.random.default_rng(3)
-    frame = table([*asteroid(range(4), rng=rng), (2, 150.1, 2.1)])
-    _, ra, dec = asteroid([1])[0]
-    names = match_known(frame, known([("Eros", 60000.02, ra, dec, 0.3, np.nan, np.nan)]), moving)
-    tracks = link(frame, moving)
-    marked, named = mark(frame, tracks, names)
-    assert list(named["name"]) == ["Eros"]
-    assert list(marked["moving_name"]) == ["", "Eros", "", "", ""]
-    assert list(marked["track_id"]) == ["track00000"] * 4 + [""]
-    assert [list(tags) for tags in marked["tags"]] == [["moving"]] * 4 + [[]]
-    assert [list(tags) for tags in frame["tags"]] == [[]] * 5

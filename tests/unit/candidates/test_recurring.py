@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from astrid.candidates.recurring import mark_recurring
+from astrid.candidates.recurring import COLUMNS, recurring, with_hot_pixels
 from astrid.io.tables import CANDIDATES, conform
 
 STEP = 30.0 / 3600.0  # deg between two exposures
@@ -37,6 +37,10 @@ def faded(frame, rows, reference, place, detector="d"):
 def crowd(exposures, seed=2):
     rng = np.random.default_rng(seed)
     return [(exposure, *rng.uniform(0, 1000, 2), ()) for exposure in range(exposures) for _ in range(20)]
+
+
+def mark_recurring(candidates, cfg):
+    return candidates.assign(tags=with_hot_pixels(candidates["tags"], recurring(candidates[list(COLUMNS)], cfg)))
 
 
 def words(frame, row):

@@ -74,30 +74,6 @@ def test_the_same_frame_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_a_table_in_parts_reads_as_one(tmp_path: Path) -> None:
-    path = tmp_path / "exposures.parquet"
-    frame = pd.DataFrame([exposure(exposure_id=f"e{number}", mjd=60000.0 + number) for number in range(7)])
-    tables.write_table(frame, tmp_path / "whole.parquet", tables.EXPOSURES)
-    tables.write_parts((frame.iloc[start : start + 3] for start in (0, 3, 6)), path, tables.EXPOSURES)
-    whole = tables.read_table(tmp_path / "whole.parquet", tables.EXPOSURES)
-    pd.testing.assert_frame_equal(tables.read_table(path, tables.EXPOSURES), whole)
-    assert pq.read_schema(path).equals(pq.read_schema(tmp_path / "whole.parquet"), check_metadata=True)
-
-
-def test_a_table_without_parts_is_empty(tmp_path: Path) -> None:
-    tables.write_parts([], tmp_path / "none.parquet", tables.TRUTH)
-    assert tables.read_table(tmp_path / "none.parquet", tables.TRUTH).empty
-
-
-def test_a_part_that_fails_leaves_the_table_as_it_was(tmp_path: Path) -> None:
-    path = tmp_path / "exposures.parquet"
-    tables.write_table(pd.DataFrame([exposure()]), path, tables.EXPOSURES)
-    with pytest.raises(InputError, match="lacks the column 'filter'"):
-        tables.write_parts([pd.DataFrame([exposure()] * 2), pd.DataFrame([exposure()]).drop(columns="filter")], path, tables.EXPOSURES)
-    assert len(tables.read_table(path, tables.EXPOSURES)) == 1
-    assert [found.name for found in tmp_path.iterdir()] == [path.name]
-
-
 def test_rows_with_other_values_are_left_on_the_disk(tmp_path: Path) -> None:
     path = tmp_path / "exposures.parquet"
     tables.write_table(
@@ -105,6 +81,13 @@ def test_rows_with_other_values_are_left_on_the_disk(tmp_path: Path) -> None:
     )
     read = tables.read_table(path, tables.EXPOSURES, columns=("exposure_id", "filter"), where=("filter", ("r", "i")))
     assert read.to_dict("list") == {"exposure_id": ["r1", "r2", "i1"], "filter": ["r", "r", "i"]}
+
+
+@pytest.mark.parametrize("asked", [{"columns": ("exposure_id", "flux")}, {"where": ("flux", ("r",))}])
+def test_an_asked_column_that_is_not_there_is_named(tmp_path: Path, asked: dict[str, tuple[str, ...]]) -> None:
+    tables.write_table(pd.DataFrame([exposure()]), tmp_path / "exposures.parquet", tables.EXPOSURES)
+    with pytest.raises(InputError, match=r"exposures.parquet lacks the column 'flux' of the truth table; run the stage"):
+        tables.read_table(tmp_path / "exposures.parquet", tables.TRUTH, **asked)
 
 
 def test_several_files_read_as_one_table(tmp_path: Path) -> None:

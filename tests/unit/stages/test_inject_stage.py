@@ -67,7 +67,7 @@ def test_no_copies_cost_nothing_and_give_empty_tables(project, monkeypatch):
     assert "flux_ratio" in truth.columns
     assert sorted(path.name for path in (project / "data/injected").iterdir()) == ["pairs.parquet", "truth.parquet"]
     assert json.loads((project / "reports/inject.json").read_text())["copies"] == 0
-    assert len(inject.injected_truth()) == 0
+    assert len(inject.injected_truth(["sci"])) == 0
     difference.main()
     assert list(read_table(project / "data/difference/pairs.parquet", PAIRS)["pair_id"]) == ["sci__ref", "lone"]
 

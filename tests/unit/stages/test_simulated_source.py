@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from astrid.core.runtime import write_json
-from astrid.io.tables import TRUTH, read_table, write_parts
+from astrid.io.table_parts import write_parts
+from astrid.io.tables import TRUTH, read_table
 from astrid.stages.common import Job
 from astrid.stages.sources.simulated import truth_of
 

@@ -107,6 +107,54 @@ def test_people_change_a_label_and_nothing_else_changes_the_bytes(project: Path)
     assert TripletStore.open(project / "data/triplets").table["kind"][0] == "dipole"
 
 
+def in_two_fields(project: Path, names: dict[str, str]) -> None:
+    """The pairs put into fields, in the tables of candidates and of pairs."""
+    for name, table in (("data/candidates/candidates.parquet", CANDIDATES), ("data/difference/pairs.parquet", PAIRS)):
+        frame = read_table(project / name, table)
+        frame["field_id"] = frame["pair_id"].map(names)
+        write_table(frame.sort_values(["survey", "field_id"], kind="stable"), project / name, table)
+
+
+def test_fields_are_labelled_by_themselves_and_follow_one_another(project: Path) -> None:
+    triplets.main()
+    whole = TripletStore.open(project / "data/triplets").table.set_index("candidate_id")
+    first = json.loads((project / "reports/triplets.json").read_text())
+    in_two_fields(project, {"s1__r": "south", "s2__r": "north"})
+    (project / "data/labels/human.csv").write_text(
+        "candidate_id,label,source\ns1__r:1,0,human\ns2__r:2,0,human\ns9__r:0,1,human\nnobody,1,human\n"
+    )
+    triplets.main()
+    store = TripletStore.open(project / "data/triplets")
+    assert list(store.table["candidate_id"]) == ["s2__r:0", "s2__r:1", "s1__r:0", "s1__r:1"]
+    same = ["label", "kind", "cell_id", "true_snr", "stamp_digest"]
+    pd.testing.assert_frame_equal(store.table.set_index("candidate_id").loc[whole.index, same].drop("s1__r:1"), whole[same].drop("s1__r:1"))
+    second = json.loads((project / "reports/triplets.json").read_text())
+    assert second["label_rows"]["human_without_candidate"] == 2
+    assert second["label_rows"]["source_human"] == 2
+    alike = ("candidates", "triplets", "labels", "unscorable", "unscorable_reasons", "bogus_over_cap")
+    assert [second[name] for name in alike] == [first[name] for name in alike]
+    assert second["tags"] == first["tags"]
+    assert not list((project / "data").glob(".triplets*"))
+
+
+def test_a_survey_without_candidates_is_an_empty_store(project: Path) -> None:
+    write_table(CANDIDATES.empty(), project / "data/candidates/candidates.parquet", CANDIDATES)
+    triplets.main()
+    assert len(TripletStore.open(project / "data/triplets")) == 0
+    report = json.loads((project / "reports/triplets.json").read_text())
+    assert (report["candidates"], report["labels"]) == (0, {"real": 0, "bogus": 0, "unlabelled": 0})
+
+
+def test_only_one_field_is_read_at_a_time(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_two_fields(project, {"s1__r": "south", "s2__r": "north"})
+    seen = []
+    real = triplets.label_with_copies
+    monkeypatch.setattr(triplets, "label_with_copies", lambda *tables: seen.append(tables) or real(*tables))
+    triplets.main()
+    assert [sorted(set(candidates["pair_id"])) for candidates, *_ in seen] == [["s2__r"], ["s1__r"]]
+    assert [sorted(set(truth["exposure_id"])) for _, truth, *_ in seen] == [["s2"], ["s1"]]
+
+
 def test_broken_inputs_are_one_sentence(project: Path) -> None:
     path = project / "data/labels/human.csv"
     path.write_text("")
