@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from astrid.core.provenance import digest_file
 from astrid.core.records import Difference, ExposureInfo, Psf
 from astrid.io.fits import write_difference
 from astrid.io.shards import TripletStore
+from astrid.io.table_parts import write_parts
 from astrid.io.tables import CANDIDATES, CATALOG, LABELS, PAIRS, TRUTH, read_table, write_table
 from astrid.stages import triplets
 
@@ -153,6 +155,40 @@ def test_only_one_field_is_read_at_a_time(project: Path, monkeypatch: pytest.Mon
     triplets.main()
     assert [sorted(set(candidates["pair_id"])) for candidates, *_ in seen] == [["s2__r"], ["s1__r"]]
     assert [sorted(set(truth["exposure_id"])) for _, truth, *_ in seen] == [["s2"], ["s1"]]
+
+
+def crowded(project: Path, fields: int) -> None:
+    """Tables of so many fields of two pairs with 150 candidates each, and a truth row for every one."""
+    rng = np.random.default_rng(1)
+    pairs, candidates, truth = [], [], []
+    for number in range(2 * fields):
+        pair = {"pair_id": f"s{number:03d}__r{number:03d}", "survey": "wide", "field_id": f"f{number // 2:03d}"}
+        own = {"reference_id": f"r{number:03d}", "mjd": 60000.0 + number}
+        pairs.append({**pair, **own, "science_id": f"s{number:03d}", "status": "ok", "reference_mjd": 59000.0})
+        place = {"s_ra": 10 + rng.uniform(0, 0.05, 150), "s_dec": number // 2 + rng.uniform(0, 0.05, 150)}
+        names = {"candidate_id": [f"{pair['pair_id']}:{row}" for row in range(150)], "exposure_id": f"s{number:03d}"}
+        columns = {"x": 60.0, "y": 60.0, "sign": 1, "snr": 9.0, "flux_err": 10.0, "psf_fwhm": 3.0, "pixel_scale": 0.5, "scorable": True}
+        candidates.append(pd.DataFrame({**pair, **own, **names, **place, **columns}))
+        kinds = {"kind": "supernova", "transient_type": "SN Ia", "flux": 900.0, "simulated": True, "x": 60.0, "y": 60.0}
+        truth.append(
+            pd.DataFrame({"object_id": [f"sn{number}_{row}" for row in range(150)], "exposure_id": f"s{number:03d}", **place, **kinds})
+        )
+    write_parts(candidates, project / "data/candidates/candidates.parquet", CANDIDATES)
+    write_parts(truth, project / "data/raw/truth.parquet", TRUTH)
+    write_table(pd.DataFrame(pairs), project / "data/difference/pairs.parquet", PAIRS)
+
+
+def test_more_fields_take_no_more_memory_while_they_are_labelled(project: Path) -> None:
+    cfg = triplets.settings(triplets.DatasetConfig, "dataset")
+    peaks = []
+    for fields in (2, 2, 16):  # the first run pays for what is imported
+        crowded(project, fields)
+        tracemalloc.start()
+        found = triplets._label(cfg, project / "rows.parquet", project / "labels.parquet")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert found.candidates["candidates"] == found.labels["source_truth"] == 300 * fields
+    assert peaks[2] < 1.5 * peaks[1]
 
 
 def test_broken_inputs_are_one_sentence(project: Path) -> None:
