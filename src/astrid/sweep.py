@@ -48,7 +48,7 @@ def trial(composed: DictConfig) -> float:
 
 def _trial(composed: DictConfig) -> float:
     from astrid.datasets.leakage import audit
-    from astrid.datasets.splits import find_near, split_rows
+    from astrid.datasets.splits import COLUMNS, find_near, split_rows
     from astrid.io.shards import TripletStore
     from astrid.learning.train import train_from
 
@@ -56,9 +56,10 @@ def _trial(composed: DictConfig) -> float:
     config = validate(Config, values)
     _refuse_upstream_changes(values)
     store = TripletStore.open(TRIPLETS)
-    near = find_near(store.table, store.stamps)
-    splits = split_rows(store.table, config.split, near)
-    report = audit(store.table, splits, near)
+    keys = store.columns(COLUMNS)
+    near = find_near(keys, store.stamps)
+    splits = split_rows(keys, config.split, near)
+    report = audit(keys, splits, near)
     report.raise_if_leaking()
 
     settings = {key: values[key] for key in ("split", "model", "train")}

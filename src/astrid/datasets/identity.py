@@ -71,8 +71,7 @@ def components(count: int, links: NDArray[Any]) -> NDArray[np.int64]:
 
 def first_names(numbers: NDArray[np.int64], names: pd.Series) -> NDArray[np.object_]:
     """For each row the smallest name of its component, so that an id depends neither on row order nor on numbering."""
-    values = names.to_numpy(dtype=object)
-    order = np.argsort(values, kind="stable")
+    order = names.array.argsort(kind="stable")
     found, first = np.unique(numbers[order], return_index=True)  # the first in order of names is the smallest
-    chosen: NDArray[np.object_] = values[order[first]][np.searchsorted(found, numbers)]
+    chosen: NDArray[np.object_] = names.iloc[order[first]].to_numpy(dtype=object)[np.searchsorted(found, numbers)]
     return chosen

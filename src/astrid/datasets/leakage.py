@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from astrid.core.copies import parent_of
 from astrid.core.errors import DataSetError, LeakageError
 from astrid.datasets.content import words_of
+
+Numbers = NDArray[np.int64]
 
 PARTS = ("train", "validation", "test")
 UNUSED = "unused"
@@ -27,6 +30,7 @@ KEYS: dict[str, tuple[str, ...]] = {
 }
 NEAR = "near"  # slightly changed copies, as `near.near_copies` finds them
 _EXAMPLES = 3
+_CHUNK = 8192  # rows whose values are spelled out at a time
 
 
 @dataclass(frozen=True)
@@ -56,20 +60,41 @@ def joined(table: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
     Raises `DataSetError` when the two do not speak of the same candidates, once each, or a part is not known.
     """
     for name, frame in (("triplet table", table), ("splits", splits)):
-        twice = frame["candidate_id"][frame["candidate_id"].duplicated()]
+        twice = _repeated(frame["candidate_id"])
         if len(twice):
             raise DataSetError(
                 f"{len(twice)} candidate_ids stand on more than one row of the {name}, {twice.iloc[0]!r} first; run it again."
             )
-    absent = (~table["candidate_id"].isin(splits["candidate_id"])).sum()
-    beyond = (~splits["candidate_id"].isin(table["candidate_id"])).sum()
-    if absent or beyond:
-        raise DataSetError(f"the splits lack {absent} triplets and name {beyond} that are not in the table; run the stage split again.")
-    strange = sorted(set(splits["part"]) - {*PARTS, UNUSED})
+    if not _same(table["candidate_id"], splits["candidate_id"]):
+        absent = (~table["candidate_id"].isin(splits["candidate_id"])).sum()
+        beyond = (~splits["candidate_id"].isin(table["candidate_id"])).sum()
+        if absent or beyond:
+            raise DataSetError(f"the splits lack {absent} triplets and name {beyond} that are not in the table; run the stage split again.")
+    strange = sorted(set(splits["part"].unique()) - {*PARTS, UNUSED})
     if strange:
         raise DataSetError(f"{strange[0]!r} is no part of a split; use {', '.join(PARTS)} or {UNUSED}.")
-    parts = splits.set_index("candidate_id").loc[table["candidate_id"]]
-    return table.reset_index(drop=True).assign(part=parts["part"].to_numpy(), group_id=parts["group_id"].to_numpy())
+    parts = in_order(splits, table["candidate_id"])
+    return table.reset_index(drop=True).assign(part=parts["part"].array, group_id=parts["group_id"].array)
+
+
+def in_order(frame: pd.DataFrame, names: pd.Series) -> pd.DataFrame:
+    """The rows of a frame with the column candidate_id, in the order of `names`."""
+    return frame if _same(frame["candidate_id"], names) else frame.set_index("candidate_id").loc[names]
+
+
+def _same(first: pd.Series, second: pd.Series) -> bool:
+    """True where two columns of names are the same in the same order, as those of a table and of its split are.
+
+    To look names up in an index, which is needed where they are not, takes 500 bytes a row.
+    """
+    return bool(first.reset_index(drop=True).equals(second.reset_index(drop=True)))
+
+
+def _repeated(names: pd.Series) -> pd.Series:
+    """The names that stood before."""
+    hashes = [_hashes(names.iloc[start : start + _CHUNK]) for start in range(0, len(names), _CHUNK)]
+    distinct = len(np.unique(np.concatenate(hashes))) if hashes else 0
+    return names[names.duplicated()] if distinct < len(names) else names.iloc[:0]
 
 
 def shared_values(rows: pd.DataFrame, key: str) -> pd.Series:
@@ -85,6 +110,36 @@ def shared_values(rows: pd.DataFrame, key: str) -> pd.Series:
     return values[values != ""]
 
 
+def shared_hashes(table: pd.DataFrame, key: str, rows: Numbers) -> tuple[Numbers, NDArray[np.uint64]]:
+    """The values of a key of some `rows` of a table, as numbers: each one's place in `rows` and a hash of 64 bits, (m,) each.
+
+    `rows`: row numbers in ascending order. Strings take ten times as much memory. Of ten million values two share a hash with a
+    probability of 3e-6.
+    """
+    named = table[[column for column in KEYS[key] if column in table.columns]]
+    places, hashes = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
+    for start in range(0, len(rows), _CHUNK):
+        some = rows[start : start + _CHUNK]
+        values = shared_values(named.iloc[some[0] : some[-1] + 1].iloc[some - some[0]], key)  # a slice copies nothing
+        places.append(values.index.to_numpy(dtype=np.int64) + start)
+        hashes.append(_hashes(values))
+    return np.concatenate(places), np.concatenate(hashes)
+
+
+def by_value(hashes: NDArray[np.uint64]) -> tuple[Numbers, NDArray[np.bool_]]:
+    """The order that brings equal values together, and where in it each value begins."""
+    order = np.argsort(hashes, kind="stable")
+    ordered = hashes[order]
+    begins = np.ones(len(hashes), dtype=bool)
+    begins[1:] = ordered[1:] != ordered[:-1]
+    return order, begins
+
+
+def _hashes(values: pd.Series) -> NDArray[np.uint64]:
+    hashes: NDArray[np.uint64] = pd.util.hash_array(values.to_numpy(dtype=object), categorize=False)
+    return hashes
+
+
 def audit(table: pd.DataFrame, splits: pd.DataFrame, near: pd.DataFrame | None = None) -> AuditReport:
     """Count what stands in more than one part.
 
@@ -93,22 +148,23 @@ def audit(table: pd.DataFrame, splits: pd.DataFrame, near: pd.DataFrame | None =
     `DataSetError` when the tables do not match.
     """
     rows = joined(table, splits)
-    used = rows[rows["part"] != UNUSED].reset_index(drop=True)
-    part_codes = pd.Categorical(used["part"], categories=PARTS).codes.astype(np.int64)
-    leaks, distinct, examples = {}, {}, {}
+    used = np.flatnonzero(rows["part"] != UNUSED)
+    part_codes = pd.Index(PARTS).get_indexer(rows["part"].iloc[used]).astype(np.int8)
+    leaks, distinct = {}, {}
+    examples: dict[str, list[str]] = {}
     for key in KEYS:
-        values = shared_values(used, key)
-        codes, names = pd.factorize(values)
-        spread = np.unique(codes * len(PARTS) + part_codes[values.index])
-        where, count = np.unique(spread // len(PARTS), return_counts=True)
-        bad = where[count > 1]
-        leaks[key], distinct[key] = len(bad), len(names)
+        places, hashes = shared_hashes(rows, key, used)
+        order, begins = by_value(hashes)
+        numbers, starts = part_codes[places[order]], np.flatnonzero(begins)
+        stops = np.append(starts[1:], len(order))
+        bad = np.flatnonzero(np.maximum.reduceat(numbers, starts) != np.minimum.reduceat(numbers, starts)) if len(starts) else starts
+        leaks[key], distinct[key] = len(bad), len(starts)
         if len(bad):
-            found = {
-                str(names[code]): sorted(PARTS[place % len(PARTS)] for place in spread[spread // len(PARTS) == code])
-                for code in bad[:_EXAMPLES]
-            }
-            examples[key] = [f"{value} in {' and '.join(parts)}" for value, parts in found.items()]
+            examples[key] = []
+            for value in bad[np.argsort(order[starts[bad]])][:_EXAMPLES]:
+                first, among = order[starts[value]], numbers[starts[value] : stops[value]]
+                name = _name(rows.iloc[[used[places[first]]]], key, hashes[first])
+                examples[key].append(f"{name} in {' and '.join(sorted(PARTS[number] for number in np.unique(among)))}")
     if near is not None:
         pairs = _pair_parts(rows, near)
         apart = pairs[(pairs["first_part"] != pairs["second_part"]) & ~pairs[["first_part", "second_part"]].isin([UNUSED]).any(axis=1)]
@@ -118,8 +174,15 @@ def audit(table: pd.DataFrame, splits: pd.DataFrame, near: pd.DataFrame | None =
     return AuditReport(leaks, distinct, part_counts(rows), examples)
 
 
+def _name(row: pd.DataFrame, key: str, hashed: np.uint64) -> str:
+    """The value of a row that has this hash."""
+    values = shared_values(row, key)
+    return str(values[_hashes(values) == hashed].iloc[0])
+
+
 def _pair_parts(rows: pd.DataFrame, near: pd.DataFrame) -> pd.DataFrame:
-    parts = rows.set_index("candidate_id")["part"]
+    named = rows["candidate_id"].isin(near["first"]) | rows["candidate_id"].isin(near["second"])
+    parts = rows[["candidate_id", "part"]][named].set_index("candidate_id")["part"]
     absent = ~(near["first"].isin(parts.index) & near["second"].isin(parts.index))
     if absent.any():
         raise DataSetError(f"{absent.sum()} near copies name triplets that are not in the table; look for copies in this table.")

@@ -20,6 +20,7 @@ from astrid.core.errors import DataSetError
 
 Stamps = NDArray[np.float32]
 Floats = NDArray[np.float32]
+Counts = NDArray[np.int8]
 Numbers = NDArray[np.int64]
 Reader = Callable[[Numbers], Stamps]  # rows of the table -> their stamps
 
@@ -33,7 +34,8 @@ _STEP = 0.25  # units of noise a count of the key
 _CENTRE = 8.0  # px about the detection that the pixels' comparison leaves out: every point source looks alike there
 _MAD_TO_SIGMA = 1.4826  # of a Gaussian
 _SMALLEST = np.float32(1e-30)
-_BLOCK = 2048  # rows whose distances are computed together: 16 MB
+_BLOCK = 1024  # rows whose distances are computed together: 4 MB
+_SAMPLE = 20_000  # rows, or up to twice as many, that say in which direction the pictures differ most
 _PAIRS = 128  # pairs whose pixels are compared together: 12 MB
 
 
@@ -57,15 +59,17 @@ def near_copies(table: pd.DataFrame, read: Reader, groups: Numbers) -> pd.DataFr
     """Pairs of rows of different groups that are copies of each other: the columns first, second (candidate_id), in order of rows.
 
     `table`: candidate_id and near_key; `read` gives the stamps of its rows, float32 (n, 3, 63, 63); `groups` int (n,): pairs
-    within a group are known to belong together and not looked at. Rows without a key of this version are left out.
+    within a group are known to belong together and not looked at. Rows of the group -1 and rows without a key of this version are
+    left out.
     """
-    rows = np.flatnonzero(table["near_key"].str.startswith(NEAR_VERSION + "-").to_numpy(dtype=bool))
-    pictures = _pictures(table["near_key"].to_numpy(dtype=object)[rows])
+    rows = np.flatnonzero(table["near_key"].str.startswith(NEAR_VERSION + "-").to_numpy(dtype=bool) & (groups >= 0))
+    pictures = _pictures(table["near_key"], rows)
     found = [_verified(rows[pairs], read) for pairs in _close(pictures, groups[rows])]
     copies = np.concatenate([np.zeros((0, 2), np.int64), *found])
     copies = copies[np.lexsort((copies[:, 1], copies[:, 0]))]
-    names = table["candidate_id"].to_numpy(dtype=object)
-    return pd.DataFrame({"first": names[copies[:, 0]], "second": names[copies[:, 1]]}, dtype=object)
+    names = table["candidate_id"]
+    ends = {"first": copies[:, 0], "second": copies[:, 1]}
+    return pd.DataFrame({end: names.iloc[where].to_numpy(dtype=object) for end, where in ends.items()}, dtype=object)
 
 
 def likeness(first: Stamps, second: Stamps) -> float:
@@ -95,7 +99,7 @@ def _verified(pairs: Numbers, read: Reader) -> Numbers:
     return pairs[keep]
 
 
-def _close(pictures: Floats, groups: Numbers) -> Iterator[Numbers]:
+def _close(pictures: Counts, groups: Numbers) -> Iterator[Numbers]:
     """Pairs of pictures of different groups within the radius, block by block: each (m, 2), the smaller row first.
 
     Rows are sorted along the direction in which the pictures differ most, and a block is compared with those rows alone that can be
@@ -103,20 +107,21 @@ def _close(pictures: Floats, groups: Numbers) -> Iterator[Numbers]:
     """
     if len(pictures) < 2:
         return
-    sample = pictures[:: max(1, len(pictures) // 100_000)].astype(np.float64)
+    sample = _values(pictures[:: max(1, len(pictures) // _SAMPLE)]).astype(np.float64)
     direction = np.linalg.eigh(np.cov(sample.T))[1][:, -1].astype(np.float32)
-    along = pictures @ direction
+    along = np.concatenate([_values(block) @ direction for block in _blocks(pictures)])
     order = np.argsort(along, kind="stable")
     pictures, groups, along = pictures[order], groups[order], along[order]
-    squares = np.einsum("ij,ij->i", pictures, pictures)
+    squares = np.concatenate([np.einsum("ij,ij->i", block, block) for block in map(_values, _blocks(pictures))])
     radii = np.clip(RELATIVE**2 * squares, NEAREST**2, FARTHEST**2)  # squared
     for start in range(0, len(order), _BLOCK):
         stop = min(start + _BLOCK, len(order))
+        here = _values(pictures[start:stop])
         widest = float(np.sqrt(radii[start:stop].max()))
         beyond = int(np.searchsorted(along, along[stop - 1] + widest, side="right"))
         for first in range(start, beyond, _BLOCK):
             last = min(first + _BLOCK, beyond)
-            distance = pictures[start:stop] @ pictures[first:last].T
+            distance = here @ _values(pictures[first:last]).T
             distance *= -2
             distance += squares[start:stop, None]
             distance += squares[first:last]
@@ -128,13 +133,27 @@ def _close(pictures: Floats, groups: Numbers) -> Iterator[Numbers]:
                 yield pairs
 
 
-def _pictures(keys: NDArray[np.object_]) -> Floats:
+def _pictures(keys: pd.Series, rows: Numbers) -> Counts:
+    """The numbers, in counts, of the keys of `rows`, which are in ascending order."""
     skip, length = len(NEAR_VERSION) + 1, _orbits()[1].size
-    raw = [base64.b64decode(key[skip:]) for key in keys]
-    wrong = [key for key, bytes_ in zip(keys, raw, strict=True) if len(bytes_) != length]
-    if wrong:
-        raise DataSetError(f"{wrong[0]!r} is no near_key of {length} numbers; run the stage triplets again.")
-    return np.frombuffer(b"".join(raw), np.int8).reshape(len(keys), length).astype(np.float32) * np.float32(_STEP)
+    out = np.empty((len(rows), length), np.int8)
+    for target, here in zip(_blocks(out), _blocks(rows), strict=True):
+        some = keys.iloc[here[0] : here[-1] + 1].iloc[here - here[0]]  # a slice copies nothing
+        raw = [base64.b64decode(key[skip:]) for key in some]
+        wrong = [key for key, bytes_ in zip(some, raw, strict=True) if len(bytes_) != length]
+        if wrong:
+            raise DataSetError(f"{wrong[0]!r} is no near_key of {length} numbers; run the stage triplets again.")
+        target[:] = np.frombuffer(b"".join(raw), np.int8).reshape(target.shape)
+    return out
+
+
+def _values(counts: Counts) -> Floats:
+    return counts.astype(np.float32) * np.float32(_STEP)
+
+
+def _blocks(rows: Any) -> Iterator[Any]:
+    for start in range(0, len(rows), _BLOCK):
+        yield rows[start : start + _BLOCK]
 
 
 def _scaled(triplet: NDArray[np.float32]) -> Floats:

@@ -25,7 +25,7 @@ CHANNELS = ("science", "reference", "difference")
 _DIFFERENCE = CHANNELS.index("difference")
 
 _LARGEST = np.float32(1.0e37)  # a pixel beyond it is a fill value: masked, like NaN and infinity
-_CHUNK = 16  # triplets at a time: what a call costs is shared by many, and little of it leaves a core's cache
+_CHUNK = 16  # triplets at a time: takes less time than 8 or 32, as measured
 
 # The measuring pixels of asinh_noise.v1: every other pixel of the outer frame, as on a draughts board. The source sits in
 # the middle and stays out; the pattern maps onto itself under flips and quarter turns, so augmentation commutes with it.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from astrid.core.errors import DataSetError
 from astrid.core.runtime import rng_for
 from astrid.datasets import identity
-from astrid.datasets.leakage import KEYS, PARTS, UNUSED, part_counts, shared_values
+from astrid.datasets.leakage import KEYS, PARTS, UNUSED, by_value, in_order, part_counts, shared_hashes
 from astrid.datasets.near import Reader, near_copies
 from astrid.io.tables import SPLITS, TRIPLETS, Table, conform
 
@@ -34,6 +34,8 @@ COLUMNS = (
     *(column for columns in KEYS.values() for column in columns),
     "near_key",
 )
+# What the strategies ask of the labelled rows.
+_ASKED = ("candidate_id", "survey", "instrument", "detector", "mjd", "label", "exposure_id")
 _USED = Table(TRIPLETS.name, tuple(column for column in TRIPLETS.columns if column.name in COLUMNS), TRIPLETS.required)
 
 
@@ -41,13 +43,15 @@ def split_rows(table: pd.DataFrame, cfg: SplitConfig, near: pd.DataFrame | None 
     """Assign every triplet to train, validation, test or unused.
 
     `table`: TRIPLETS or their `COLUMNS`, in any order (the assignment depends on the rows, not on their order); `near`: pairs of
-    candidate_ids (first, second) that belong together, as `find_near` gives them. Returns SPLITS, in the table's order;
-    unlabelled rows are unused. Raises `DataSetError` when a part would lack a class, with its counts ("training_only" has one part
-    and asks for none), or when a name that is to be held out is not in the table.
+    candidate_ids (first, second) that belong together, as `find_near` gives them. Returns SPLITS, in the table's order, with the
+    groups as categories; unlabelled rows are unused. Raises `DataSetError` when a part would lack a class, with its counts
+    ("training_only" has one part and asks for none), or when a name that is to be held out is not in the table.
     """
     table = conform(table[[name for name in table.columns if name in COLUMNS]], _USED, source="the triplet table")
-    rows = table[table["label"] >= 0].sort_values("candidate_id", kind="stable").reset_index(drop=True)
-    rows["group_id"] = group_ids(rows, near)
+    labelled = np.flatnonzero(table["label"] >= 0)
+    rows = table[[name for name in table.columns if name in _ASKED]].iloc[labelled]
+    rows["group_id"] = identity.first_names(_groups(table, labelled, near), rows["candidate_id"])
+    rows = rows.sort_values("candidate_id", kind="stable")  # the index says where a row stands in the table
     wants_test = _STRATEGIES[cfg.strategy](rows, cfg)
     test_groups = pd.Index(rows["group_id"][wants_test]).difference(pd.Index(rows["group_id"][~wants_test]))
     test_groups = test_groups.union(_straddlers(rows, wants_test, cfg))
@@ -57,10 +61,10 @@ def split_rows(table: pd.DataFrame, cfg: SplitConfig, near: pd.DataFrame | None 
     rows["part"] = np.where(in_test, "test", np.where(rows["group_id"].isin(validation), "validation", "train"))
     rows.loc[~kept, "part"] = UNUSED
     _check_classes(rows, cfg)
-    chosen = rows.set_index("candidate_id")[["part", "group_id"]].reindex(table["candidate_id"])
-    out = pd.DataFrame({"candidate_id": table["candidate_id"], "part": chosen["part"].fillna(UNUSED).to_numpy()})
-    out["group_id"] = chosen["group_id"].fillna("").to_numpy()
-    return conform(out, SPLITS, source="the splits")
+    out = pd.DataFrame({"candidate_id": table["candidate_id"], "part": UNUSED, "group_id": ""})
+    for name in ("part", "group_id"):
+        out.loc[rows.index, name] = rows[name]
+    return conform(out.astype({"group_id": "category"}), SPLITS, source="the splits")
 
 
 def find_near(table: pd.DataFrame, read: Reader) -> pd.DataFrame:
@@ -69,8 +73,9 @@ def find_near(table: pd.DataFrame, read: Reader) -> pd.DataFrame:
     `table`: TRIPLETS or their `COLUMNS`; `read` gives the stamps of its rows, float32 (n, 3, 63, 63), e.g. `TripletStore.stamps`.
     """
     labelled = np.flatnonzero(table["label"] >= 0)
-    rows = table.iloc[labelled].reset_index(drop=True)
-    return near_copies(rows, lambda wanted: read(labelled[wanted]), pd.factorize(group_ids(rows))[0])
+    groups = np.full(len(table), -1)
+    groups[labelled] = _groups(table, labelled)
+    return near_copies(table, read, groups)
 
 
 def group_ids(rows: pd.DataFrame, near: pd.DataFrame | None = None) -> NDArray[np.object_]:
@@ -78,23 +83,35 @@ def group_ids(rows: pd.DataFrame, near: pd.DataFrame | None = None) -> NDArray[n
 
     A group is named by its smallest candidate_id. Pairs of `near` (first, second) that name other rows are no link here.
     """
-    links, count = [], len(rows)
+    return identity.first_names(_groups(rows, np.arange(len(rows)), near), rows["candidate_id"])
+
+
+def _groups(table: pd.DataFrame, rows: NDArray[np.int64], near: pd.DataFrame | None = None) -> NDArray[np.int64]:
+    """The number of the group of each of some `rows` of a table, int64 (n,); see `group_ids`."""
+    numbers = np.arange(len(rows))
     for key in KEYS:
-        values = shared_values(rows, key)
-        codes = pd.factorize(values)[0]
-        links.append(np.stack([values.index.to_numpy(dtype=np.int64), codes + count], axis=1))
-        count += int(codes.max(initial=-1)) + 1
-    if near is not None:
-        index = pd.Index(rows["candidate_id"])
+        places, hashes = shared_hashes(table, key, rows)
+        order, begins = by_value(hashes)
+        places, again = places[order], np.flatnonzero(~begins)
+        numbers = _linked(numbers, np.stack([places[again - 1], places[again]], axis=1))
+    if near is not None and len(near):
+        names = table["candidate_id"].iloc[rows].reset_index(drop=True)
+        names = names[names.isin(near["first"]) | names.isin(near["second"])]
+        index = pd.Index(names)
         pairs = np.stack([index.get_indexer(near["first"]), index.get_indexer(near["second"])], axis=1)
-        links.append(pairs[(pairs >= 0).all(axis=1)].astype(np.int64))
-    numbers = identity.components(count, np.concatenate(links))[: len(rows)]
-    return identity.first_names(numbers, rows["candidate_id"])
+        numbers = _linked(numbers, names.index.to_numpy(dtype=np.int64)[pairs[(pairs >= 0).all(axis=1)]])
+    return numbers
+
+
+def _linked(numbers: NDArray[np.int64], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The components of rows, (n,), once pairs of rows (m, 2) are linked as well."""
+    links = numbers[pairs]
+    return identity.components(len(numbers), links[links[:, 0] != links[:, 1]])[numbers]
 
 
 def unused_counts(table: pd.DataFrame, splits: pd.DataFrame) -> dict[str, int]:
     """Why rows are unused: no label, or on the wrong side of a group that stands on both sides of the boundary."""
-    labels = table.set_index("candidate_id")["label"].loc[splits["candidate_id"]].to_numpy()
+    labels = in_order(table[["candidate_id", "label"]], splits["candidate_id"])["label"].to_numpy()
     unused = (splits["part"] == UNUSED).to_numpy()
     return {"unlabelled": int((unused & (labels < 0)).sum()), "straddling": int((unused & (labels >= 0)).sum())}
 

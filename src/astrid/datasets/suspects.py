@@ -72,7 +72,7 @@ def find_suspects(candidate_ids: ArrayLike, labels: ArrayLike, scores: ArrayLike
 
     Raises `DataSetError` for arrays of unlike length, a label that is neither 0 nor 1, a score outside [0, 1], or a missing class.
     """
-    names = np.asarray(candidate_ids, dtype=object)
+    names = pd.Series(candidate_ids)
     given, real = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     _check(names, given, real)
     probability = np.stack([1 - real, real], axis=1)
@@ -92,7 +92,7 @@ def find_suspects(candidate_ids: ArrayLike, labels: ArrayLike, scores: ArrayLike
         chosen.append(members[np.argsort(-margin[members], kind="stable")[:number]])
     rows = np.concatenate(chosen)
     rows = rows[np.argsort(-margin[rows], kind="stable")]
-    frame = pd.DataFrame({"candidate_id": names[rows], "label": given[rows], "score": real[rows], "margin": margin[rows]})
+    frame = pd.DataFrame({"candidate_id": names.array[rows], "label": given[rows], "score": real[rows], "margin": margin[rows]})
     return Doubt(thresholds, joint, frame.reset_index(drop=True))
 
 
@@ -118,7 +118,7 @@ def folds(groups: ArrayLike, labels: ArrayLike, number: int, seed: int) -> NDArr
     return dealt
 
 
-def _check(names: NDArray[Any], labels: NDArray[Any], scores: NDArray[np.float64]) -> None:
+def _check(names: pd.Series, labels: NDArray[Any], scores: NDArray[np.float64]) -> None:
     if not len(names) == len(labels) == len(scores):
         raise DataSetError(f"{len(names)} candidates have {len(labels)} labels and {len(scores)} scores; give one of each.")
     wrong = int((~np.isin(labels, (REAL, BOGUS))).sum())

@@ -23,7 +23,7 @@ SHADES = LinearSegmentedColormap.from_list("blues", ["#EEF4F9", "#9CC7E4", REAL,
 @styled
 def kinds_figure(table: pd.DataFrame) -> Figure:
     """Triplets of each kind, real ones left and bogus ones right, on logarithmic axes."""
-    counts = [table.loc[table["label"] == label, "kind"].value_counts() for label in (1, 0)]
+    counts = [table.loc[table["label"] == label, "kind"].astype(object).value_counts() for label in (1, 0)]
     figure = new_figure(11.4, 0.9 + 0.27 * max(4, *(len(found) for found in counts)))
     grid = figure.subplots(1, 2)
     for axes, found, colour, name in zip(grid, counts, (REAL, BOGUS), ("Real", "Bogus"), strict=True):
@@ -70,7 +70,7 @@ def host_plane_figure(table: pd.DataFrame) -> Figure:
     """Real ones over S/N and host offset; those without a host in a strip of their own below."""
     figure = new_figure(5.6, 4.1)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(6, 1))
-    real = table[table["label"] == 1]
+    real = table.loc[table["label"] == 1, ["snr", "host_dlr"]]
     has = np.isfinite(real["host_dlr"])
     snr_edges = np.geomspace(_LEAST_SNR, _filled(table["snr"]), 31)
     dlr_edges = np.geomspace(*_DLR_RANGE, 25)

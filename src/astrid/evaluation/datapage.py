@@ -18,6 +18,11 @@ from astrid.evaluation import datafigures
 from astrid.evaluation.gallery import Example, gallery
 from astrid.evaluation.style import BOGUS, REAL
 
+# What the page needs of the whole triplet table, and of the rows that it shows; a store reads them with `TripletStore.columns`.
+COLUMNS = ("candidate_id", "mjd", "sign", "snr", "host_dlr", "label", "kind", "event_id")
+SHOWN = ("survey", "filter", "sign", "snr", "host_dlr", "tags")
+
+Rows = Callable[[NDArray[np.int64]], pd.DataFrame]  # row numbers of the triplet table -> the columns `SHOWN` of these rows
 Stamps = Callable[[NDArray[np.int64]], NDArray[np.float32]]  # row numbers of the triplet table -> stamps (n, 3, 63, 63)
 
 _EACH = 6  # triplets a gallery
@@ -31,15 +36,16 @@ _PROPERTIES = {
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """What the page tells of: the triplet table, what was counted of it, and a way to its stamps."""
+    """What the page tells of: the triplet table, what was counted of it, and a way to its rows and stamps."""
 
-    table: pd.DataFrame  # TRIPLETS
+    table: pd.DataFrame  # TRIPLETS or their `COLUMNS`
     parts: pd.Series  # part of each row of the table
     card: Mapping[str, Any]  # of datasets.card, with `tags` of datasets.recovery where truth is known
     conflicts: pd.DataFrame  # CONFLICTS
     doubt: Doubt | None  # of the training and validation labels; None where nothing was judged
     audit: Mapping[str, Any]  # of the split
     strategy: str
+    rows: Rows
     stamps: Stamps
 
 
@@ -89,9 +95,9 @@ def _truth_order(data: DataSet) -> list[str]:
 def _galleries(data: DataSet) -> list[Plate]:
     out = []
     for label, section in ((1, "real"), (0, "bogus")):
-        own = data.table[data.table["label"] == label]
-        for kind, count in own["kind"].value_counts().items():
-            rows = spread(own[own["kind"] == kind], _EACH)
+        kinds = data.table["kind"][data.table["label"] == label].astype(object)
+        for kind, count in kinds.value_counts().items():
+            rows = spread(data.table.loc[kinds.index[kinds == kind], ["snr", "candidate_id", "event_id"]], _EACH).index.to_numpy()
             name = str(kind).replace("_", " ") or "no kind given"
             file = "".join(letter if letter.isalnum() else "_" for letter in f"{section}_{name}").lower()
             text = f"{count:,} triplets; from faint to bright."
@@ -102,7 +108,7 @@ def _galleries(data: DataSet) -> list[Plate]:
 
 def spread(rows: pd.DataFrame, number: int) -> pd.DataFrame:
     """Up to `number` rows that stand for all: evenly spaced in the order of S/N, each of another event where there are as many."""
-    ordered = rows.sort_values(["snr", "candidate_id"], kind="stable")
+    ordered = rows.sort_values("candidate_id", kind="stable").sort_values("snr", kind="stable")
     one_each = ordered.drop_duplicates("event_id")
     ordered = one_each if len(one_each) >= number else ordered
     # The outermost twentieth is left out on either side where there are many: extremes are not typical.
@@ -110,10 +116,10 @@ def spread(rows: pd.DataFrame, number: int) -> pd.DataFrame:
     return ordered.iloc[np.unique(np.rint(places).astype(int))]
 
 
-def _gallery(data: DataSet, rows: pd.DataFrame, colour: str, notes: Sequence[str] = ()) -> Figure:
-    stamps = data.stamps(rows.index.to_numpy(dtype=np.int64))
-    texts = notes or [_caption(row) for row in rows.itertuples()]
-    return gallery([Example(stamp, _title(row), text, colour) for stamp, row, text in zip(stamps, rows.itertuples(), texts, strict=True)])
+def _gallery(data: DataSet, numbers: NDArray[np.int64], colour: str, notes: Sequence[str] = ()) -> Figure:
+    rows = list(data.rows(numbers).itertuples())
+    texts = notes or [_caption(row) for row in rows]
+    return gallery([Example(stamp, _title(row), text, colour) for stamp, row, text in zip(data.stamps(numbers), rows, texts, strict=True)])
 
 
 def _title(row: Any) -> str:
@@ -129,20 +135,25 @@ def _caption(row: Any) -> str:
 def _doubted(data: DataSet) -> list[Plate]:
     if data.doubt is None or data.doubt.suspects.empty:
         return []
-    places = pd.Series(data.table.index, index=data.table["candidate_id"])
     out = []
     for label, title in ((0, "Called bogus, perhaps real"), (1, "Called real, perhaps bogus")):
         own = data.doubt.suspects[data.doubt.suspects["label"] == label].head(2 * _EACH)
         if len(own):
-            rows = data.table.loc[places.loc[own["candidate_id"]].to_numpy()]
+            rows = _places(data.table, own["candidate_id"])
             notes = [
-                f"{str(row.kind).replace('_', ' ') or 'no kind'}; score {score:.2f}"
-                for row, score in zip(rows.itertuples(), own["score"], strict=True)
+                f"{str(kind).replace('_', ' ') or 'no kind'}; score {score:.2f}"
+                for kind, score in zip(data.table["kind"].iloc[rows], own["score"], strict=True)
             ]
             text = "The most doubted first. The score is that of a forest that saw none of the same field."
             draw = partial(_gallery, data, rows, REAL if label else BOGUS, notes)
             out.append(Plate(f"suspects_{_LABEL[label]}", "suspects", title, text, "wide", draw))
     return out
+
+
+def _places(table: pd.DataFrame, names: pd.Series) -> NDArray[np.int64]:
+    """The row numbers of candidates."""
+    found = table["candidate_id"][table["candidate_id"].isin(names)]
+    return np.asarray(pd.Series(found.index, index=found).loc[names], dtype=np.int64)
 
 
 def data_context(data: DataSet, pictures: Sequence[Plate]) -> dict[str, Any]:
@@ -186,10 +197,10 @@ def _counted(number: int, name: str) -> str:
 
 
 def _cards(data: DataSet) -> list[dict[str, str]]:
-    card, real = data.card, data.table[data.table["label"] == 1]
+    card, sign = data.card, data.table["sign"][data.table["label"] == 1]
     labels = card["labels"]
     labelled = labels["real"] + labels["bogus"]
-    faded = float((real["sign"] < 0).mean()) if len(real) else float("nan")
+    faded = float((sign < 0).mean()) if len(sign) else float("nan")
     return [
         {"label": "Triplets", "value": f"{card['triplets']:,}", "hint": f"{labels['unlabelled']:,} of them unlabelled"},
         {"label": "Real", "value": f"{labels['real']:,}", "hint": f"{labels['real'] / max(labelled, 1):.0%} of the labelled"},
@@ -234,11 +245,11 @@ def _recovery(kind: str, record: Mapping[str, Any]) -> dict[str, Any]:
 def _doubt(data: DataSet) -> dict[str, Any] | None:
     if data.doubt is None:
         return None
-    kinds = data.table.set_index("candidate_id")["kind"]
     rows = data.doubt.suspects.head(_MOST_ROWS)
+    kinds = data.table["kind"].iloc[_places(data.table, rows["candidate_id"])]
     lines = [
-        {"name": row.candidate_id, "label": _LABEL[row.label], "kind": str(kinds[row.candidate_id]), "score": f"{row.score:.3f}"}
-        for row in rows.itertuples()
+        {"name": row.candidate_id, "label": _LABEL[row.label], "kind": str(kind), "score": f"{row.score:.3f}"}
+        for row, kind in zip(rows.itertuples(), kinds, strict=True)
     ]
     joint = data.doubt.joint
     return {

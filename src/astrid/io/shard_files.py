@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +28,7 @@ STAMP_SHAPE = (3, 63, 63)  # science, reference, difference; pixels
 _FORMAT = "astrid-triplets"
 _VERSION = 2
 _ONE_TABLE = 1  # the version before: one table for all the shards, under the key "table"
+_TOGETHER = 8  # tables that are brought together at a time
 _FILL = {"int": 0, "bool": False}  # of a column that a part lacks
 
 
@@ -101,34 +103,69 @@ def read_index(folder: Path) -> Index:
     return index
 
 
-def read_parts(folder: Path, parts: Sequence[Part], table: Table) -> pd.DataFrame:
+def read_parts(folder: Path, parts: Sequence[Part], table: Table, categories: Sequence[str] = ()) -> pd.DataFrame:
     """The rows of the Parquet files `parts` in order, as one frame with the columns of `table`; a column that a file lacks is empty.
 
-    Columns beyond those of `table` follow where `table` requires any, that is, where it stands for the whole. Raises
-    `InputError` when a file is broken, lacks a required column or has another number of rows than the index says.
+    Columns beyond those of `table` follow where `table` requires any, that is, where it stands for the whole. `categories`: columns
+    of strings that are read as categories, in alphabetical order. Raises `InputError` when a file is broken, lacks a required
+    column or has another number of rows than the index says.
     """
     if not parts:
         return table.empty()
+    give_back()
     names = None if table.required else [column.name for column in table.columns]
-    joined = pa.concat_tables([_read_part(folder, part, names) for part in parts], promote_options="default")
+    pieces = [
+        _in_one_piece([_read_part(folder, part, names, categories) for part in parts[start : start + _TOGETHER]])
+        for start in range(0, len(parts), _TOGETHER)
+    ]
+    joined = pa.concat_tables(pieces, promote_options="default").unify_dictionaries()
+    del pieces
     for column in table.columns:
         where = joined.schema.get_field_index(column.name)
         if where >= 0 and column.kind in _FILL and joined.column(where).null_count:
             joined = joined.set_column(where, column.name, pc.fill_null(joined.column(where), _FILL[column.kind]))
-    return conform(joined.to_pandas(), table, source=str(folder))
+    frame = joined.to_pandas(self_destruct=True, split_blocks=True)
+    del joined
+    give_back()
+    for name in frame.columns[frame.dtypes == "category"]:
+        frame[name] = frame[name].cat.reorder_categories(frame[name].cat.categories.sort_values())
+    return conform(frame, table, source=str(folder))
 
 
-def _read_part(folder: Path, part: Part, names: Sequence[str] | None) -> pa.Table:
+def give_back() -> None:
+    """Return to the system what was freed and would be kept for later, by Arrow's own allocator and by that of the C library."""
+    for pool in (pa.default_memory_pool(), pa.system_memory_pool()):
+        pool.release_unused()
+
+
+def _in_one_piece(tables: list[pa.Table]) -> pa.Table:
+    """The rows of tables, which are used up, with each column in one piece of memory; many small ones take half as much again.
+
+    The columns are still divided as the tables were, which the pages of a Parquet file that is written from them follow.
+    """
+    starts = np.cumsum([0, *(table.num_rows for table in tables)])
+    joined = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
+    tables.clear()
+    joined = joined.combine_chunks()
+    give_back()
+    return pa.concat_tables([joined.slice(start, stop - start) for start, stop in pairwise(starts)])
+
+
+def _read_part(folder: Path, part: Part, names: Sequence[str] | None, categories: Sequence[str]) -> pa.Table:
     path = folder / part.name
     try:
         with pq.ParquetFile(path) as file:
-            there = [name for name in names if name in file.schema_arrow.names] if names is not None else None
+            there = [name for name in file.schema_arrow.names if name in names] if names is not None else None
             got = file.read(columns=there, use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         first = " ".join(str(error).split()).split(". ")[0].rstrip(".")
         raise InputError(f"{path} is not a readable Parquet file ({first}); fetch it again or run the stage triplets again.") from error
     if got.num_rows != part.rows:
         raise InputError(f"{path} has {got.num_rows} rows and the index says {part.rows}; fetch it again or run the stage triplets again.")
+    for name in categories:
+        where = got.schema.get_field_index(name)
+        if where >= 0 and pa.types.is_string(got.schema.types[where]):
+            got = got.set_column(where, name, got.column(where).dictionary_encode())
     return got
 
 

@@ -28,6 +28,12 @@ from astrid.core.provenance import digest_bytes, digest_file
 from astrid.io.shard_files import INDEX, STAMP_SHAPE, Index, OpenShard, Part, read_index, read_parts, write_index
 from astrid.io.tables import TRIPLETS, Table, conform, write_table
 
+# Columns whose words recur from row to row; `TripletStore.columns` gives them as categories, a few bytes a row.
+RECURRING = (
+    *("pair_id", "exposure_id", "reference_id", "survey", "instrument", "detector", "filter", "field_id"),
+    *("reference_detector", "label_source", "kind", "cell_id"),
+)
+
 _STAMP_BYTES = 4 * STAMP_SHAPE[0] * STAMP_SHAPE[1] * STAMP_SHAPE[2]
 
 
@@ -269,16 +275,25 @@ class TripletStore:
         """
         return read_parts(self.folder, self.index.tables, TRIPLETS)
 
-    def columns(self, names: Sequence[str]) -> pd.DataFrame:
+    def columns(self, names: Sequence[str], rows: NDArray[np.int64] | None = None) -> pd.DataFrame:
         """Some declared columns of the table, in the order of TRIPLETS, without reading the others; columns that the files lack are empty.
 
-        Raises `DataSetError` for a name that TRIPLETS does not declare.
+        Strings that recur (`RECURRING`) come as categories in alphabetical order. `rows`: these alone, in this order, from the
+        files that hold them. Raises `DataSetError` for a name that TRIPLETS does not declare.
         """
         wanted = _only(names)
         unknown = set(names) - {column.name for column in wanted.columns}
         if unknown:
             raise DataSetError(f"{min(unknown)!r} is no column of the triplets table; use those that io.tables declares.")
-        return read_parts(self.folder, self.index.tables, wanted)
+        categories = [name for name in names if name in RECURRING]
+        if rows is None:
+            return read_parts(self.folder, self.index.tables, wanted, categories)
+        starts = np.cumsum([0, *(part.rows for part in self.index.tables)])
+        owner = np.searchsorted(starts, rows, side="right") - 1
+        used, place = np.unique(owner, return_inverse=True)
+        first = np.cumsum([0, *(self.index.tables[number].rows for number in used)])
+        found = read_parts(self.folder, [self.index.tables[number] for number in used], wanted, categories)
+        return found.iloc[first[place] + rows - starts[owner]].reset_index(drop=True)
 
     def __len__(self) -> int:
         return int(self._starts[-1])

@@ -369,6 +369,8 @@ def _typed(frame: pd.DataFrame, column: Column, source: str) -> pd.Series:
     values = frame[column.name]
     if column.kind in _DTYPE and values.dtype == _DTYPE[column.kind] and not (column.kind == "str" and values.hasnans):
         return values
+    if column.kind == "str" and _holds_words(values):
+        return values
     try:
         if column.kind in ("float", "int"):
             return pd.to_numeric(values).astype(f"{column.kind}64")
@@ -379,6 +381,11 @@ def _typed(frame: pd.DataFrame, column: Column, source: str) -> pd.Series:
     except (ValueError, TypeError) as error:
         raise InputError(f"{source}: column {column.name!r} should hold {column.kind} values ({error}).") from error
     return values
+
+
+def _holds_words(values: pd.Series) -> bool:
+    """True for a categorical without gaps whose categories are strings."""
+    return isinstance(values.dtype, pd.CategoricalDtype) and values.dtype.categories.dtype == "str" and not values.hasnans
 
 
 def _truth(value: object) -> bool:

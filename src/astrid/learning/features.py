@@ -25,6 +25,7 @@ MEASURED = (
 )
 # Distances say something only near by; a far one depends on the detector's size. Pixels beyond which they are all alike.
 CLIPPED = {"edge_distance": 64.0, "star_distance": 64.0}
+COLUMNS = (*MEASURED, *CLIPPED)  # that `feature_matrix` needs of a table
 FEATURES = (*MEASURED, *CLIPPED, "fwhm_ratio")
 
 
@@ -36,13 +37,18 @@ def feature_matrix(table: pd.DataFrame) -> NDArray[np.float32]:
 
     Raises `DataSetError` when the table lacks a column.
     """
-    missing = [name for name in (*MEASURED, *CLIPPED) if name not in table.columns]
+    missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         raise DataSetError(f"the candidate table lacks the feature column {missing[0]!r}; run the stage detect again.")
-    columns = [table[name].to_numpy(dtype=np.float64) for name in MEASURED]
-    columns += [np.minimum(table[name].to_numpy(dtype=np.float64), reach) for name, reach in CLIPPED.items()]
-    psf = table["psf_fwhm"].to_numpy(dtype=np.float64)
-    columns.append(table["fwhm"].to_numpy(dtype=np.float64) / np.where(psf > 0, psf, np.nan))
-    matrix = np.stack(columns, axis=1)
-    matrix[np.abs(matrix) > np.finfo(np.float32).max] = np.nan
-    return matrix.astype(np.float32)
+    matrix = np.empty((len(table), len(FEATURES)), np.float32)
+    for number, name in enumerate(FEATURES):
+        values = _feature(table, name)
+        matrix[:, number] = np.where(np.abs(values) > np.finfo(np.float32).max, np.nan, values)
+    return matrix
+
+
+def _feature(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    if name == "fwhm_ratio":
+        psf = table["psf_fwhm"].to_numpy(dtype=np.float64)
+        return np.asarray(table["fwhm"].to_numpy(dtype=np.float64) / np.where(psf > 0, psf, np.nan))
+    return np.asarray(np.minimum(table[name].to_numpy(dtype=np.float64), CLIPPED.get(name, np.inf)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,9 @@ from astrid.core.runtime import atomic_path, log, track, write_bytes, write_json
 from astrid.datasets import card
 from astrid.datasets.leakage import PARTS, AuditReport, audit, joined
 from astrid.datasets.precedence import CONFLICTS
-from astrid.datasets.splits import find_near, split_rows, unused_counts
+from astrid.datasets.splits import COLUMNS, find_near, split_rows, unused_counts
 from astrid.datasets.suspects import SUSPECTS, find_suspects, folds
+from astrid.io.shard_files import give_back
 from astrid.io.shards import TripletStore
 from astrid.io.tables import SPLITS, read_table, write_table
 from astrid.stages.common import prune, run
@@ -39,17 +41,24 @@ def main() -> None:
     """Read the triplets; write data/splits, reports/split.json and the page reports/data."""
     cfg = settings(SplitConfig, "split")
     store = TripletStore.open(TRIPLETS_FOLDER)
-    near = find_near(store.table, store.stamps)
-    splits = split_rows(store.table, cfg, near)
-    audited = audit(store.table, splits, near)
-    audited.raise_if_leaking()
-    doubt = doubted(store.table, splits, cfg)
+    splits, audited = divided(store, cfg)
+    doubt = doubted(store, splits, cfg)
     write_table(splits, SPLIT_TABLE, SPLITS)
     write_table(doubt.suspects if doubt else SUSPECTS.empty(), SUSPECT_TABLE, SUSPECTS)
     content = report(store, splits, audited, cfg)
     write_json(REPORT, {**content, "doubt": doubt.to_dict() if doubt else None})
     write_page(store, splits, audited, doubt, cfg)
     log.info("split %s: %s", cfg.strategy, audited.counts)
+
+
+def divided(store: TripletStore, cfg: SplitConfig) -> tuple[pd.DataFrame, AuditReport]:
+    """The part of each triplet (SPLITS) and the audit. Raises `LeakageError` when it finds a leak."""
+    table = store.columns(COLUMNS)
+    near = find_near(table, store.stamps)
+    splits = split_rows(table, cfg, near)
+    audited = audit(table, splits, near)
+    audited.raise_if_leaking()
+    return splits, audited
 
 
 def report(store: TripletStore, splits: pd.DataFrame, audited: AuditReport, cfg: SplitConfig) -> dict[str, object]:
@@ -61,19 +70,20 @@ def report(store: TripletStore, splits: pd.DataFrame, audited: AuditReport, cfg:
         "triplets_digest": store.digest,
         "positive_fraction": share,
         "groups": {part: int(groups["group_id"][groups["part"] == part].nunique()) for part in PARTS},
-        "unused": unused_counts(store.table, splits),
+        "unused": unused_counts(store.columns(["candidate_id", "label"]), splits),
         "audit": audited.to_dict(),
     }
 
 
-def doubted(table: pd.DataFrame, splits: pd.DataFrame, cfg: SplitConfig) -> Doubt | None:
+def doubted(store: TripletStore, splits: pd.DataFrame, cfg: SplitConfig) -> Doubt | None:
     """The labels of training and validation that scores of a forest doubt, out of fold; None where there is nothing to judge by.
 
     That is so with no folds asked for, fewer groups than folds, or a fold outside of which a class is missing.
     """
+    from astrid.learning import features
     from astrid.learning.outoffold import score_out_of_fold
 
-    rows = joined(table, splits)
+    rows = joined(store.columns(["candidate_id", "label", *features.COLUMNS]), splits)
     rows = rows[rows["part"].isin(_JUDGED) & (rows["label"] >= 0)].reset_index(drop=True)
     if not cfg.suspects.folds or rows["group_id"].nunique() < cfg.suspects.folds:
         return None
@@ -86,21 +96,28 @@ def doubted(table: pd.DataFrame, splits: pd.DataFrame, cfg: SplitConfig) -> Doub
 
 def write_page(store: TripletStore, splits: pd.DataFrame, audited: AuditReport, doubt: Doubt | None, cfg: SplitConfig) -> None:
     """Write reports/data: the card as JSON and Markdown, the figures and index.html."""
-    from astrid.evaluation.datapage import DataSet, data_context, plates
+    before = _stored(CARD)
+    content = card.card(store.columns(card.COLUMNS), digest=store.digest, simulated=bool(before.get("simulated", False)), splits=splits)
+    content |= {"tags": before.get("tags", {}), "set_aside": before.get("set_aside", {})}
+
+    from astrid.evaluation import datapage
     from astrid.evaluation.report import render_data
     from astrid.evaluation.style import png_bytes
 
-    before = _stored(CARD)
-    content = card.card(store.table, digest=store.digest, simulated=bool(before.get("simulated", False)), splits=splits)
-    content |= {"tags": before.get("tags", {}), "set_aside": before.get("set_aside", {})}
-    parts = joined(store.table, splits)["part"]
+    table = store.columns(datapage.COLUMNS)
+    parts = joined(table, splits)["part"]
     conflicts = read_table(CONFLICT_TABLE, CONFLICTS) if CONFLICT_TABLE.exists() else CONFLICTS.empty()
-    data = DataSet(store.table, parts, content, conflicts, doubt, audited.to_dict(), cfg.strategy, store.stamps)
-    pictures = plates(data)
+    shown = partial(store.columns, datapage.SHOWN)
+    data = datapage.DataSet(table, parts, content, conflicts, doubt, audited.to_dict(), cfg.strategy, shown, store.stamps)
+    pictures = datapage.plates(data)
+    give_back()
     for plate in track(pictures, "pictures of the data set", unit="pictures"):
         write_bytes(PAGE / "figures" / f"{plate.name}.png", png_bytes(plate.draw()))
     write_json(PAGE / "card.json", content)
-    for path, text in ((PAGE / "card.md", card.to_markdown(content)), (PAGE / "index.html", render_data(data_context(data, pictures)))):
+    for path, text in (
+        (PAGE / "card.md", card.to_markdown(content)),
+        (PAGE / "index.html", render_data(datapage.data_context(data, pictures))),
+    ):
         with atomic_path(path) as temporary:
             temporary.write_text(text)
     figures = [PAGE / "figures" / f"{plate.name}.png" for plate in pictures]

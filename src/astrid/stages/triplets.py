@@ -68,7 +68,7 @@ def from_candidates(cfg: DatasetConfig) -> None:
         found = _label(cfg, rows, labels)
         written = store.resume(FOLDER, lambda first: batches(rows, first), rows_per_shard=cfg.rows_per_shard, key=found.key)
         labels.replace(LABEL_TABLE)
-    content = card.card(written.table, digest=written.digest, simulated=found.simulated) | {"tags": found.tags}
+    content = card.card(written.columns(card.COLUMNS), digest=written.digest, simulated=found.simulated) | {"tags": found.tags}
     _write_beside(found.conflicts, content)
     write_json(REPORT, report(found.candidates, found.labels, content))
     log.info("triplets: %d of %d candidates, %s", len(written), found.candidates["candidates"], content["labels"])
@@ -115,7 +115,7 @@ def from_alerts(cfg: DatasetConfig) -> None:
     written = store.resume(
         FOLDER, lambda first: alert_triplets.batches(alerts.rows.iloc[first:]), rows_per_shard=cfg.rows_per_shard, key=key
     )
-    content = card.card(written.table, digest=written.digest, simulated=False)
+    content = card.card(written.columns(card.COLUMNS), digest=written.digest, simulated=False)
     content |= {"tags": {}, "set_aside": alert_triplets.set_aside(alerts.table)}
     write_table(alerts.labels, LABEL_TABLE, LABELS)
     _write_beside(alerts.conflicts, content)

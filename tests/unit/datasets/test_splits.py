@@ -10,6 +10,7 @@ import yaml
 from astrid.config.schema.split import SplitConfig
 from astrid.config.validate import validate
 from astrid.core.errors import ConfigError, DataSetError, LeakageError
+from astrid.datasets import leakage
 from astrid.datasets.leakage import KEYS, audit, shared_values
 from astrid.datasets.splits import COLUMNS, group_ids, split_rows, unused_counts
 
@@ -179,6 +180,20 @@ def test_groups_join_everything_that_is_shared() -> None:
     assert list(group_ids(rows)) == ["a", "a", "b", "b", "b", "a"]
     near = pd.DataFrame({"first": ["a", "a"], "second": ["c", "not here"]})
     assert set(group_ids(rows, near)) == {"a"}
+
+
+def test_groups_and_leaks_are_the_same_of_categories_and_of_a_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = table(tangle=0)
+    words = ["survey", "instrument", "detector", "exposure_id", "reference_id", "cell_id"]
+    expected = split_rows(rows, config("random_grouped"))
+    leaking = expected.assign(part=np.where(np.arange(len(rows)) % 2, "train", "test"))
+    report = audit(rows, leaking)
+    monkeypatch.setattr(leakage, "_CHUNK", 7)
+    few = rows.astype(dict.fromkeys(words, "category"))
+    pd.testing.assert_frame_equal(split_rows(few, config("random_grouped")), expected)
+    again = audit(few, leaking)
+    assert (again.leaks, again.distinct, again.examples["event"]) == (report.leaks, report.distinct, report.examples["event"])
+    assert (report.leaks["event"] > 3, len(report.examples["event"])) == (True, 3)
 
 
 def test_an_exposure_with_injected_sources_is_the_exposure_it_was_made_from() -> None:

@@ -56,6 +56,7 @@ def dataset(**changes: object) -> DataSet:
         "doubt": find_suspects(labelled["candidate_id"], labelled["label"], score),
         "audit": AUDIT,
         "strategy": "random_grouped",
+        "rows": lambda indices: rows.iloc[indices],
         "stamps": lambda indices: np.random.default_rng(0).normal(size=(len(indices), 3, 63, 63)).astype(np.float32),
     }
     return DataSet(**{**values, **changes})  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from astrid.core.errors import DataSetError, InputError
@@ -219,6 +220,35 @@ def test_columns_come_without_the_rest_of_the_table(tmp_path: Path) -> None:
     assert write(tmp_path / "e", []).columns(["label"]).shape == (0, 1)
     with pytest.raises(DataSetError, match="'colour' is no column of the triplets table"):
         store.columns(["label", "colour"])
+
+
+def test_recurring_words_come_as_categories_in_alphabetical_order(tmp_path: Path) -> None:
+    frame = rows(0, 6)[1].assign(survey=["wide", "deep", "wide", "all", "deep", "all"], filter="")
+    with ShardWriter(tmp_path / "s", 2) as writer:
+        writer.append(rows(0, 6)[0], frame)
+    store = TripletStore.open(tmp_path / "s")
+    some = store.columns(["candidate_id", "survey", "filter"])
+    assert list(some["survey"].cat.categories) == ["all", "deep", "wide"]
+    assert list(some["survey"]) == list(frame["survey"])
+    assert list(some["filter"].cat.categories) == [""]
+    assert some["candidate_id"].dtype == "str"
+    assert store.table["survey"].dtype == "str"
+    first = tmp_path / "s" / store.index.tables[0].name  # as written before the table had the column
+    tables.write_table(store.table.iloc[:2], first, tables.Table("old", (), ()))
+    pq.write_table(pq.read_table(first).drop_columns("survey"), first)
+    assert list(store.columns(["survey"])["survey"]) == ["", "", "wide", "all", "deep", "all"]
+
+
+def test_columns_of_some_rows_read_the_files_that_hold_them(tmp_path: Path) -> None:
+    store = write(tmp_path / "s", [7], rows_per_shard=2)
+    (tmp_path / "s" / store.index.tables[1].name).unlink()
+    wanted = np.array([6, 0, 4, 1])
+    some = store.columns(["candidate_id", "exposure_id"], wanted)
+    assert list(some["candidate_id"]) == [f"p:{number}" for number in wanted]
+    assert list(some.index) == [0, 1, 2, 3]
+    assert store.columns(["label"], wanted[:0]).shape == (0, 1)
+    with pytest.raises(InputError, match="is not a readable Parquet file"):
+        store.columns(["candidate_id"], np.array([2]))
 
 
 def test_a_pass_over_the_store_needs_the_memory_of_a_batch(tmp_path: Path) -> None:

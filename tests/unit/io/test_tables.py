@@ -90,6 +90,18 @@ def test_an_asked_column_that_is_not_there_is_named(tmp_path: Path, asked: dict[
         tables.read_table(tmp_path / "exposures.parquet", tables.TRUTH, **asked)
 
 
+def test_categories_of_strings_are_kept_and_others_become_strings(tmp_path: Path) -> None:
+    frame = pd.DataFrame([exposure(filter=name, unit=unit) for name, unit in (("r", "adu"), ("g", None))])
+    frame = frame.astype({"filter": "category", "unit": "category"}).assign(survey=pd.Categorical([1, 2]))
+    typed = tables.conform(frame, tables.EXPOSURES, source="test")
+    assert typed["filter"].dtype == "category"
+    assert typed["unit"].to_list() == ["adu", ""]
+    assert typed["survey"].to_list() == ["1", "2"]
+    tables.write_table(typed, tmp_path / "e.parquet", tables.EXPOSURES)
+    tables.write_table(typed.astype({"filter": "str"}), tmp_path / "plain.parquet", tables.EXPOSURES)
+    assert (tmp_path / "e.parquet").read_bytes() == (tmp_path / "plain.parquet").read_bytes()
+
+
 def test_several_files_read_as_one_table(tmp_path: Path) -> None:
     paths = [tmp_path / f"{number}.parquet" for number in range(3)]
     frames = [pd.DataFrame([exposure(exposure_id=f"e{number}{row}") for row in range(number)]) for number in range(3)]

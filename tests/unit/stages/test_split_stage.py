@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import yaml
 
 from astrid.core.errors import InputError, LeakageError
 from astrid.datasets.suspects import SUSPECTS
-from astrid.io.shards import ShardWriter
+from astrid.io.shards import ShardWriter, TripletStore
 from astrid.io.tables import SPLITS, read_table
 from astrid.stages import split
 
@@ -87,6 +88,26 @@ def test_no_folds_or_too_few_groups_leave_no_doubt(project: Path) -> None:
         split.main()
         assert json.loads((project / "reports/split.json").read_text())["doubt"] is None
         assert read_table(project / "data/splits/suspects.parquet", SUSPECTS).empty
+
+
+def test_it_never_reads_the_whole_table(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[set[str]] = []
+    read = TripletStore.columns
+
+    def columns(store: TripletStore, names: Sequence[str], rows: object = None) -> pd.DataFrame:
+        asked.extend([set(names)] if rows is None else [])
+        return read(store, names, rows)  # type: ignore[arg-type]
+
+    def whole(store: TripletStore) -> pd.DataFrame:
+        raise AssertionError("the whole table was read")
+
+    fill(project)
+    monkeypatch.setattr(TripletStore, "table", property(whole))
+    monkeypatch.setattr(TripletStore, "columns", columns)
+    split.main()
+    assert max(map(len, asked)) <= 16
+    keys = {"content_key", "near_key"}
+    assert [names & keys for names in asked if names & keys] == [keys]  # the longest ones once, and not with the measurements
 
 
 def test_it_writes_nothing_when_the_audit_refuses(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
