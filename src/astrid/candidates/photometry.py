@@ -21,6 +21,7 @@ Floats = NDArray[np.float64]
 _HALF = 8  # px, half of the interpolation's window; the spline's weights fall by 0.43 a pixel
 _FIT = 1.6  # px, pixels this near to the position give the flux of the profile that is taken off
 _LEAST = 0.25  # of the smallest variance beside a position: the astrometric term has its zero on a source, between the pixels
+_TOGETHER = 16  # positions whose PSFs are moved together: 7 MB for PSFs 100 px wide
 _BASIS = BSpline.basis_element(np.arange(-3.0, 4.0), extrapolate=False)  # the quintic B-spline on integer knots
 
 
@@ -68,10 +69,12 @@ def shifted_psf(stamp: FloatImage, dx: Floats, dy: Floats, half: int) -> Floats:
     """The PSF moved by (dx, dy) px through the Fourier shift theorem, cut or padded with 0 to (n, 2 half + 1, 2 half + 1)."""
     reach = max(half, stamp.shape[0] // 2) + 2  # a rim keeps what wraps around out of the stamp
     size = 2 * reach + 1
-    padded = np.pad(stamp.astype(np.float64), reach - stamp.shape[0] // 2)
+    spectrum = fft2(np.pad(stamp.astype(np.float64), reach - stamp.shape[0] // 2))
     frequency = np.fft.fftfreq(size)
-    phase_x = np.exp(-2j * np.pi * frequency * dx[:, None])
-    phase_y = np.exp(-2j * np.pi * frequency * dy[:, None])
-    moved = ifft2(fft2(padded) * phase_y[:, :, None] * phase_x[:, None, :], axes=(1, 2)).real
     inner = slice(reach - half, reach + half + 1)
-    return np.asarray(moved[:, inner, inner])
+    moved = np.empty((len(dx), 2 * half + 1, 2 * half + 1))
+    for first in range(0, len(dx), _TOGETHER):
+        some = slice(first, first + _TOGETHER)
+        phase_x, phase_y = (np.exp(-2j * np.pi * frequency * shift[some, None]) for shift in (dx, dy))
+        moved[some] = ifft2(spectrum * phase_y[:, :, None] * phase_x[:, None, :], axes=(1, 2)).real[:, inner, inner]
+    return moved
