@@ -133,12 +133,13 @@ def _compared(paths: list[Path]) -> pd.DataFrame:
     from astrid.candidates.across import COLUMNS
 
     shared: dict[object, object] = {}
-    repeated = [column.name for column in CANDIDATES.columns if column.kind == "str" and column.name in COLUMNS[1:]]
+    words = {column.name for column in CANDIDATES.columns if column.kind == "str"}
+    repeated = words.intersection(COLUMNS) - {"candidate_id"}
     parts = []
     for start in range(0, max(len(paths), 1), _TOGETHER):
         part = read_tables(paths[start : start + _TOGETHER], CANDIDATES, columns=COLUMNS)
         same = {name: [shared.setdefault(value, value) for value in part[name]] for name in repeated}
-        same["tags"] = [shared.setdefault(words, words) for words in map(tuple, part["tags"])]
+        same["tags"] = [shared.setdefault(tags, tags) for tags in map(tuple, part["tags"])]
         parts.append(part.assign(**{name: pd.Series(values, dtype=object) for name, values in same.items()}))
     return pd.concat(parts, ignore_index=True)
 

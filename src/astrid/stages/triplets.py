@@ -88,7 +88,8 @@ def _label(cfg: DatasetConfig, rows: Path, labels: Path) -> Found:
     """Label the candidates of all fields: TRIPLETS that go into the store, without their keys, go to `rows`, LABELS to `labels`."""
     catalog = read_table(CATALOG_TABLE, CATALOG)
     number, fields = read_fields(read_given(HUMAN_LABELS))
-    digests, simulated, counts = [], False, dict[str, Any]()
+    digests, simulated = [], False
+    counts: dict[str, Any] = {}
     against = [CONFLICTS.empty()]
     with table_in_parts(rows, TRIPLETS) as add_rows, table_in_parts(labels, LABELS) as add_labels:
         for field in track(fields, "labels", number, unit="fields"):
